@@ -1,0 +1,37 @@
+"""K, the density of speaker anchors: words that only somebody who is here, now, talking to somebody can say."""
+
+from __future__ import annotations
+
+from reward.dissonance.register import register
+from reward.text import Language, clauses
+
+CAP = 2.0
+"""Anchors beyond this many a clause earn nothing, so that particles and exclamation marks cannot be piled up."""
+
+
+def anchors(text: str, language: Language) -> list[tuple[int, int, str]]:
+    """The anchors of ``text`` as (start, end, kind), in order; a kind counts once at a place.
+
+    What stands inside a phrase of the assistant's (「有什么可以帮您」) is none.
+    """
+    tables = register(language)
+    taken = [m.span() for m in tables.groups["opener"].finditer(text)]
+    found = []
+    for kind, pattern in tables.anchors.items():
+        for match in pattern.finditer(text):
+            if not any(start <= match.start() < end for start, end in taken):
+                found.append((match.start(), match.end(), kind))
+    return sorted(found)
+
+
+def anchor_density(text: str, language: Language) -> float:
+    """K: anchors a clause, between 0 and :data:`CAP`; at most two count in any one clause, 0 for empty text."""
+    parts = clauses(text)
+    if not parts:
+        return 0.0
+    starts = [start for start, _, _ in anchors(text, language)]
+    # A closing mark belongs to its clause; what lies between clauses counts with the one before.
+    edges = [start for start, _ in parts] + [len(text) + 1]
+    counts = [sum(left <= at < right for at in starts) for left, right in zip(edges, edges[1:], strict=False)]
+    counts[0] += sum(at < edges[0] for at in starts)
+    return sum(min(CAP, count) for count in counts) / len(parts)

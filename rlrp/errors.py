@@ -1,0 +1,29 @@
+"""The one exception that means "the user can fix this"; the command line turns it into one line and exit code 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class UserError(Exception):
+    """A mistake of the user's: what is wrong, where, and what would be right, in one line.
+
+    Args:
+        message: what is wrong and what would be right.
+        file: the file it is in, if any.
+        place: a line number, a key such as ``rl.group_size``, or a field inside the file.
+    """
+
+    def __init__(self, message: str, *, file: str | Path | None = None, place: str | None = None):
+        self.message = " ".join(str(message).split())
+        self.file = str(file) if file is not None else None
+        self.place = place
+        super().__init__(": ".join(part for part in (self.file, self.place, self.message) if part))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Ray pickles errors across processes; the default would rebuild from the joined text alone.
+        return _rebuild, (self.message, self.file, self.place)
+
+
+def _rebuild(message: str, file: str | None, place: str | None) -> UserError:
+    return UserError(message, file=file, place=place)

@@ -1,0 +1,189 @@
+"""Log-probabilities of completions, each prompt computed once per group, the vocabulary projected in chunks.
+
+Shapes: L packed tokens, S scored tokens (all completions of all groups, end to end), C hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.utils.checkpoint
+from torch import Tensor
+
+from rlrp.lm.shared_prefix import decoder_of, pack, packed_inputs, packed_row
+
+CHUNK_BYTES = 64 << 20
+"""Most that one chunk of logits may take; [S, V] never exists for the batch."""
+
+
+@dataclass(frozen=True)
+class TokenGroup:
+    """A prompt's token ids and those of its completions."""
+
+    prompt: tuple[int, ...]
+    completions: tuple[tuple[int, ...], ...]
+
+    @property
+    def scored_tokens(self) -> int:
+        return sum(len(completion) for completion in self.completions)
+
+    def packed_tokens(self, share_prefix: bool = True) -> int:
+        """Tokens that go through the model for this group."""
+        copies = 1 if share_prefix else len(self.completions)
+        return copies * len(self.prompt) + self.scored_tokens
+
+
+@dataclass
+class TokenScores:
+    """Per scored token, completions end to end: log-probability [S] and, on demand, entropy [S] in nats."""
+
+    logp: Tensor
+    entropy: Tensor | None = None
+
+
+def token_logprobs(
+    model: Any,
+    groups: Sequence[TokenGroup],
+    *,
+    temperature: float = 1.0,
+    entropy: bool = False,
+    share_prefix: bool = True,
+) -> TokenScores:
+    """Log-probabilities of every completion token given its prompt, at a sampling temperature.
+
+    Gradients flow to whatever parameters require them; wrap in ``torch.no_grad`` for scoring alone. Empty
+    completions contribute no tokens. With ``share_prefix`` off every completion gets its own copy of the prompt.
+    """
+    hidden_SC = completion_hidden(model, groups, share_prefix=share_prefix)
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    head = base.get_output_embeddings()
+    targets_S = torch.tensor([t for g in groups for c in g.completions for t in c], device=hidden_SC.device)
+    cap = getattr(base.config, "final_logit_softcapping", None)
+    return project(hidden_SC, head, targets_S, temperature=temperature, entropy=entropy, softcap=cap)
+
+
+def completion_hidden(model: Any, groups: Sequence[TokenGroup], *, share_prefix: bool = True) -> Tensor:
+    """The decoder's last hidden states [S, C] at the positions that predict each completion token."""
+    if not share_prefix:
+        groups = [TokenGroup(group.prompt, (completion,)) for group in groups for completion in group.completions]
+    prefixes = [list(group.prompt) for group in groups]
+    # The last token of a completion predicts nothing that is scored: it need not go through the model.
+    suffixes = [[list(completion[:-1]) for completion in group.completions] for group in groups]
+    device = next(model.parameters()).device
+    layout = pack(prefixes, suffixes)
+    ids, positions = packed_inputs(prefixes, suffixes, device)
+    with packed_row():
+        out = decoder_of(model)(input_ids=ids, position_ids=positions, use_cache=False, shared=layout)
+    picks: list[int] = []
+    for span, group in zip(layout.groups, groups, strict=True):
+        start = span.suffix_start
+        for completion in group.completions:
+            if completion:
+                picks += [span.suffix_start - 1, *range(start, start + len(completion) - 1)]
+                start += len(completion) - 1
+    return out.last_hidden_state[0, torch.tensor(picks, dtype=torch.long, device=device)]
+
+
+def project(
+    hidden_SC: Tensor, head: Any, targets_S: Tensor, *, temperature: float, entropy: bool, softcap: float | None
+) -> TokenScores:
+    """Log-probabilities (and entropies) of the targets under ``softmax(head(hidden) / temperature)``, in chunks."""
+    if not head.weight.requires_grad and not entropy and softcap is None and getattr(head, "bias", None) is None:
+        return TokenScores(_FrozenHeadLogp.apply(hidden_SC, head.weight, targets_S, temperature))
+    logps, entropies = [], []
+    for rows in _chunks(len(targets_S), head.weight.shape[0]):
+        logp, ent = _checkpointed(_project_chunk, hidden_SC[rows], head, targets_S[rows], temperature, softcap)
+        logps.append(logp)
+        entropies.append(ent)
+    empty = hidden_SC.new_zeros(0, dtype=torch.float32)
+    return TokenScores(torch.cat(logps or [empty]), torch.cat(entropies or [empty]) if entropy else None)
+
+
+def _project_chunk(
+    hidden: Tensor, head: Any, targets: Tensor, temperature: float, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    logits = head(hidden).float()
+    if softcap is not None:
+        logits = torch.tanh(logits / softcap) * softcap
+    logp = torch.log_softmax(logits / temperature, dim=-1)
+    chosen = logp.gather(1, targets[:, None])[:, 0]
+    return chosen, -(logp.detach().exp() * logp.detach()).sum(-1)
+
+
+def _checkpointed(function: Any, *args: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return function(*args)
+    return torch.utils.checkpoint.checkpoint(function, *args, use_reentrant=False)
+
+
+def _chunks(rows: int, vocabulary: int) -> Iterator[slice]:
+    step = max(1, CHUNK_BYTES // (4 * vocabulary))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
+class _FrozenHeadLogp(torch.autograd.Function):
+    """log softmax(h W^T / T)[target] for a frozen W.
+
+    As W takes no gradient, d logp / d h = (W[target] - p W) / T is all that the backward pass needs: it is computed
+    while the chunk's probabilities p exist, and nothing of size V is kept or computed twice.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        logp = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        needs_grad = ctx.needs_input_grad[0]
+        slope = torch.empty_like(hidden) if needs_grad else None
+        for rows in _chunks(len(targets), weight.shape[0]):
+            logits = (hidden[rows] @ weight.t()).float().div_(temperature)
+            normaliser = logits.logsumexp(dim=-1, keepdim=True)
+            logp[rows] = (logits.gather(1, targets[rows, None]) - normaliser)[:, 0]
+            if slope is not None:
+                p = logits.sub_(normaliser).exp_().to(weight.dtype)
+                slope[rows] = (weight[targets[rows]] - p @ weight) / temperature
+        if slope is not None:
+            ctx.save_for_backward(slope)
+        return logp
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        (slope,) = ctx.saved_tensors
+        return grads[0][:, None].to(slope.dtype) * slope, None, None, None
+
+
+def micro_batches(
+    groups: Sequence[TokenGroup], token_budget: int, *, share_prefix: bool = True
+) -> Iterator[tuple[list[TokenGroup], list[tuple[int, int]]]]:
+    """Split groups into packs of at most ``token_budget`` tokens, in order.
+
+    Yields each pack with, for every completion in it, its (group, completion) place in the input. A group that is
+    too large alone is cut between completions (its prompt is then computed once per part); a single completion
+    that is too large still goes alone.
+    """
+    pack_groups: list[TokenGroup] = []
+    places: list[tuple[int, int]] = []
+    used = 0
+    for g, group in enumerate(groups):
+        current: list[int] = []
+        for c in range(len(group.completions)):
+            extra = len(group.completions[c]) + (len(group.prompt) if not current or not share_prefix else 0)
+            if used and used + extra > token_budget:
+                if current:
+                    pack_groups.append(_part(group, current))
+                yield pack_groups, places
+                pack_groups, places, current, used = [], [], [], 0
+                extra = len(group.completions[c]) + len(group.prompt)
+            current.append(c)
+            places.append((g, c))
+            used += extra
+        if current:
+            pack_groups.append(_part(group, current))
+    if pack_groups:
+        yield pack_groups, places
+
+
+def _part(group: TokenGroup, completions: list[int]) -> TokenGroup:
+    return TokenGroup(group.prompt, tuple(group.completions[c] for c in completions))

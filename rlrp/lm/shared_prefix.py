@@ -1,0 +1,232 @@
+"""Attention over [shared prefix; own suffix]: a group's prompt goes through the model once, not once per completion.
+
+The function is registered through transformers' attention interface, so any decoder that uses the interface runs
+unchanged. Tokens of several groups are packed into one row without padding; everything token-wise (projections, MLP,
+vocabulary) sees each prompt once, and only attention knows who may look at whom: a prefix token at the prefix before
+it, a suffix token at its whole prefix and at its own suffix before it. The result equals the plain forward of every
+[prompt; completion] up to rounding, gradients through the prefix included (PrefixGrouper, arXiv 2506.05433).
+
+Shapes: H query heads, K key heads, D head size, P prefix tokens, n suffixes, R longest suffix, L packed tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+NAME = "rlrp_shared_prefix"
+
+# While a packed row is in flight transformers need not build its [L, L] mask: the layout says who sees whom.
+_packed: contextvars.ContextVar[bool] = contextvars.ContextVar("packed", default=False)
+
+
+@dataclass
+class GroupSpan:
+    """Where one group lies in the packed row: P prefix tokens from ``start``, then its suffixes one after another."""
+
+    start: int
+    prefix: int
+    suffixes: tuple[int, ...]
+
+    @property
+    def suffix_start(self) -> int:
+        return self.start + self.prefix
+
+    @property
+    def end(self) -> int:
+        return self.suffix_start + sum(self.suffixes)
+
+
+@dataclass
+class PackedLayout:
+    """The layout of one packed row; with ``store`` the prefixes' keys and values are kept for decoding."""
+
+    groups: list[GroupSpan]
+    store: PrefixStore | None = None
+    _pads: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _masks: dict[tuple[int, int], tuple[Tensor | None, Tensor]] = field(default_factory=dict)
+
+    def attend(self, module: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
+        """Attention output [1, L, H, D] for packed queries [1, H, L, D] and keys and values [1, K, L, D]."""
+        out = [part for g in range(len(self.groups)) for part in self._group(g, module, q[0], k[0], v[0], scale, window)]
+        return torch.cat(out, dim=1).transpose(0, 1).unsqueeze(0)
+
+    def _group(
+        self, g: int, module: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None
+    ) -> list[Tensor]:
+        span = self.groups[g]
+        prefix = slice(span.start, span.suffix_start)
+        k_prefix, v_prefix = k[:, prefix], v[:, prefix]
+        if self.store is not None:
+            self.store.put(g, module.layer_idx, k_prefix, v_prefix)
+        parts = [_causal(q[:, prefix], k_prefix, v_prefix, scale, window)]
+        if span.end > span.suffix_start:
+            suffix = slice(span.suffix_start, span.end)
+            parts.append(
+                self._suffixes(g, q[:, suffix], k_prefix, v_prefix, k[:, suffix], v[:, suffix], scale, window)
+            )
+        return parts
+
+    def _suffixes(
+        self, g: int, q: Tensor, kp: Tensor, vp: Tensor, ks: Tensor, vs: Tensor, scale: float, window: int | None
+    ) -> Tensor:
+        """All suffixes of a group at once: one softmax over scores against the shared prefix and the own suffix."""
+        heads, _, size = q.shape
+        kv_heads, prefix, _ = kp.shape
+        rows, length = len(self.groups[g].suffixes), max(self.groups[g].suffixes)
+        pad, unpad = self._padding(g, q.device)
+        queries = q[:, pad].view(kv_heads, heads // kv_heads, rows, length, size) * scale
+        keys = ks[:, pad].view(kv_heads, 1, rows, length, size)
+        values = vs[:, pad].view(kv_heads, 1, rows, length, size)
+        to_prefix = queries.reshape(kv_heads, -1, size) @ kp.transpose(1, 2)
+        to_prefix = to_prefix.view(kv_heads, -1, rows, length, prefix)
+        to_own = queries @ keys.transpose(-1, -2)
+        prefix_mask, own_mask = self._mask(g, window, q.device)
+        if prefix_mask is not None:
+            to_prefix = to_prefix.masked_fill(~prefix_mask, float("-inf"))
+        to_own = to_own.masked_fill(~own_mask, float("-inf"))
+        weights = torch.cat([to_prefix, to_own], dim=-1).softmax(dim=-1, dtype=torch.float32).to(q.dtype)
+        on_prefix, on_own = weights.split([prefix, length], dim=-1)
+        out = (on_prefix.reshape(kv_heads, -1, prefix) @ vp).view(*queries.shape) + on_own @ values
+        return out.reshape(heads, rows * length, size)[:, unpad]
+
+    def _padding(self, g: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Indices from the ragged suffixes to [n x R] and back; a padded place repeats the suffix's first token."""
+        if g not in self._pads:
+            lengths = self.groups[g].suffixes
+            longest, pad, unpad, start = max(lengths), [], [], 0
+            for row, length in enumerate(lengths):
+                pad += [start + min(t, length - 1) if length else 0 for t in range(longest)]
+                unpad += [row * longest + t for t in range(length)]
+                start += length
+            self._pads[g] = torch.tensor(pad, device=device), torch.tensor(unpad, device=device)
+        return self._pads[g]
+
+    def _mask(self, g: int, window: int | None, device: torch.device) -> tuple[Tensor | None, Tensor]:
+        key = (g, window or 0)
+        if key not in self._masks:
+            prefix, length = self.groups[g].prefix, max(self.groups[g].suffixes)
+            t = torch.arange(length, device=device)
+            own = t[:, None] >= t[None, :]
+            to_prefix = None
+            if window is not None:
+                own &= t[:, None] - t[None, :] < window
+                if prefix + length > window:
+                    to_prefix = prefix + t[:, None] - torch.arange(prefix, device=device)[None, :] < window
+            self._masks[key] = to_prefix, own
+        return self._masks[key]
+
+
+class PrefixStore:
+    """Keys and values of prefixes, per group and layer: [K, P, D] each."""
+
+    def __init__(self) -> None:
+        self.kv: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    def put(self, group: int, layer: int, k: Tensor, v: Tensor) -> None:
+        self.kv[group, layer] = k.contiguous(), v.contiguous()
+
+    def get(self, group: int, layer: int) -> tuple[Tensor, Tensor]:
+        return self.kv[group, layer]
+
+
+def pack(prefixes: Sequence[Sequence[int]], suffixes: Sequence[Sequence[Sequence[int]]]) -> PackedLayout:
+    """The layout of groups laid end to end; prefixes must not be empty."""
+    spans, start = [], 0
+    for prefix, group in zip(prefixes, suffixes, strict=True):
+        if not prefix:
+            raise ValueError("a prompt needs at least one token")
+        spans.append(GroupSpan(start, len(prefix), tuple(len(suffix) for suffix in group)))
+        start = spans[-1].end
+    return PackedLayout(spans)
+
+
+def packed_inputs(
+    prefixes: Sequence[Sequence[int]], suffixes: Sequence[Sequence[Sequence[int]]], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Token ids and position ids, [1, L] each; every suffix continues the positions of its prefix."""
+    ids: list[int] = []
+    positions: list[int] = []
+    for prefix, group in zip(prefixes, suffixes, strict=True):
+        ids += prefix
+        positions += range(len(prefix))
+        for suffix in group:
+            ids += suffix
+            positions += range(len(prefix), len(prefix) + len(suffix))
+    return torch.tensor([ids], device=device), torch.tensor([positions], device=device)
+
+
+@contextlib.contextmanager
+def packed_row() -> Iterator[None]:
+    """Around a forward of a packed row: the model builds no mask of its own."""
+    token = _packed.set(True)
+    try:
+        yield
+    finally:
+        _packed.reset(token)
+
+
+def use_shared_prefix(model: Any) -> None:
+    """Switch a transformers model to our attention; without a layout it still runs plain SDPA."""
+    model.set_attn_implementation(NAME)
+
+
+def decoder_of(model: Any) -> Any:
+    """The decoder stack below the vocabulary projection, through a PEFT wrapper if there is one."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base.get_decoder() if hasattr(base, "get_decoder") else base.model
+
+
+def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
+    """Causal self-attention of one prefix: q [H, P, D], k and v [K, P, D]."""
+    length = q.shape[1]
+    mask = None
+    if window is not None and length > window:
+        t = torch.arange(length, device=q.device)
+        mask = (t[:, None] >= t[None, :]) & (t[:, None] - t[None, :] < window)
+    repeat = q.shape[0] // k.shape[0]
+    if repeat > 1:
+        k, v = k.repeat_interleave(repeat, dim=0), v.repeat_interleave(repeat, dim=0)
+    out = torch.nn.functional.scaled_dot_product_attention(
+        q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), attn_mask=mask, is_causal=mask is None, scale=scale
+    )
+    return out[0]
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    shared: Any = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface; ``shared`` is the layout passed to the model's forward, if any."""
+    if shared is None:
+        out, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return out, None
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    return shared.attend(module, query, key, value, scale, sliding_window), None
+
+
+def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    return None if _packed.get() else sdpa_mask(*args, **kwargs)
+
+
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, _mask)

@@ -1,0 +1,52 @@
+"""The seam between the training loop and the rewards: neither imports the other, both import this."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rlrp.dialogue.types import Sample
+
+
+@dataclass(frozen=True)
+class TermScore:
+    """One term's opinion of one sample.
+
+    Args:
+        value: a reward, higher is better; None means the term abstains (it has no evidence), which is not 0.
+        reasons: short lines a person can read, e.g. ``'blacklist: "as an ai" (ai_identity)'``.
+        parts: the numbers the value was made of, for the log.
+    """
+
+    value: float | None
+    reasons: tuple[str, ...] = ()
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+class RewardTerm(Protocol):
+    """One reward term. A user's own term is named ``module:Class`` in YAML."""
+
+    name: str
+
+    def score(self, samples: Sequence[Sample]) -> list[TermScore]:
+        """Score samples in order. Raising stops the training step; None as value abstains."""
+        ...
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The composite's verdict on one sample: the total and every term it was made of."""
+
+    total: float
+    terms: dict[str, float | None]
+    reasons: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    parts: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+class Reward(Protocol):
+    """What the training loop needs of a composite reward."""
+
+    def judge(self, groups: Sequence[Sequence[Sample]]) -> list[list[Judgement]]:
+        """Judge groups of samples; the samples of a group share card and messages."""
+        ...
