@@ -25,7 +25,7 @@ from rlrp.protocols import TermScore
 
 LISTS = Path(__file__).parent / "lists"
 _MACHINE = re.compile(
-    r"\b(?:ai|a\.i\.|artificial intelligence|android|robot|chat ?bot|cyborg|language model|virtual assistant|automaton)\b"
+    r"\b(?:ai|a\.i\.|artificial intelligence|android|robot|chat ?bot|cyborg|language model|virtual assistant)\b"
     r"|人工智能|机器人|智能助手|仿生人|语言模型|(?<![a-z])ai(?![a-z])"
 )
 _NEGATED = re.compile(r"(?:\bnot?\b|\bnever\b|n't\b|without|不|别|勿|禁止|并非|而非)[^.。!！\n]{0,40}$")

@@ -52,7 +52,8 @@ class LengthTerm:
         text = visible(sample.reply)
         low, high = self._bands[language_of(text, sample.card.language)]
         count = units(text)
-        value, reasons = 0.0, ()
+        value = 0.0
+        reasons: tuple[str, ...] = ()
         if count < low or count == 0:
             value = max(-1.0, (count - low) / low) if low else -1.0
             reasons = (f"length: {count} units, at least {low} expected",)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from reward.dissonance.register import register
 from reward.text import Language, clauses
 
@@ -32,6 +34,6 @@ def anchor_density(text: str, language: Language) -> float:
     starts = [start for start, _, _ in anchors(text, language)]
     # A closing mark belongs to its clause; what lies between clauses counts with the one before.
     edges = [start for start, _ in parts] + [len(text) + 1]
-    counts = [sum(left <= at < right for at in starts) for left, right in zip(edges, edges[1:], strict=False)]
+    counts = [sum(left <= at < right for at in starts) for left, right in pairwise(edges)]
     counts[0] += sum(at < edges[0] for at in starts)
     return sum(min(CAP, count) for count in counts) / len(parts)

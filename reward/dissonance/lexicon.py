@@ -55,9 +55,7 @@ def self_mentions(text: str, language: Language, card: CharacterCard | None = No
             continue
         form = match.group()
         key = form.lower()
-        kind: Literal["pronoun", "card", "name"] = (
-            "card" if form in extra else "name" if form in names else "pronoun"
-        )
+        kind: Literal["pronoun", "card", "name"] = "card" if form in extra else "name" if form in names else "pronoun"
         found.append(Mention(start, end, form, lexicon.weights.get(key, 1.0), kind))
     return found
 
@@ -86,7 +84,11 @@ def _finds_illeism(
     own = 0
     for known in {name, nickname, *aliases} - {""}:
         # "I am NAME" and "NAME here" introduce; they are not talking of oneself in the third person.
-        own += len(re.findall(rf"(?<!我是)(?<!我叫)(?<!am )(?<!'m )(?<!is ){re.escape(known)}(?![，,]?\s*(?:here|at your))", speech))
+        own += len(
+            re.findall(
+                rf"(?<!我是)(?<!我叫)(?<!am )(?<!'m )(?<!is ){re.escape(known)}(?![，,]?\s*(?:here|at your))", speech
+            )
+        )
     pronouns = len(self_mentions(speech, language))
     return own >= 2 and own / (own + pronouns) >= _OWN_NAME_SHARE
 
@@ -98,7 +100,22 @@ def _names(card: CharacterCard) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: (-len(name), name)))
 
 
-_TITLES = {"The", "Mr", "Mrs", "Miss", "Sir", "Lady", "Lord", "Captain", "Doctor", "Count", "King", "Queen", "Unit", "Old"}
+_TITLES = {
+    "The",
+    "Mr",
+    "Mrs",
+    "Miss",
+    "Sir",
+    "Lady",
+    "Lord",
+    "Captain",
+    "Doctor",
+    "Count",
+    "King",
+    "Queen",
+    "Unit",
+    "Old",
+}
 
 
 def _card_forms(card: CharacterCard) -> tuple[str, ...]:
@@ -116,7 +133,11 @@ def _read(language: Language) -> dict[str, Any]:
     if not isinstance(data, dict) or not isinstance(data.get("forms"), list):
         raise UserError("a lexicon needs a list 'forms'", file=file)
     for place, form in enumerate(data["forms"]):
-        if not isinstance(form, dict) or not form.get("form") or set(form) - {"form", "before", "after", "opens", "weight"}:
+        if (
+            not isinstance(form, dict)
+            or not form.get("form")
+            or set(form) - {"form", "before", "after", "opens", "weight"}
+        ):
             raise UserError("a form takes form, before, after, opens, weight", file=file, place=f"forms[{place}]")
     return data
 

@@ -43,7 +43,9 @@ _AFTER_I = re.compile(
     r"hardly|barely|merely|already|sometimes|rather|almost|do not|\w+ly))*\s+)(?P<verb>[a-z]+(?:['’]t)?)",
     re.IGNORECASE,
 )
-_BEFORE_I = re.compile(r"\b(am|do|don['’]t|have|haven['’]t|was|did|can|could|will|would|shall|should|must|may|might)(\s+)$", re.IGNORECASE)
+_BEFORE_I = re.compile(
+    r"\b(am|do|don['’]t|have|haven['’]t|was|did|can|could|will|would|shall|should|must|may|might)(\s+)$", re.IGNORECASE
+)
 
 
 def substitute(text: str, card: CharacterCard, language: Language, *, later: Later = "name") -> Substitution:
@@ -104,7 +106,11 @@ def _agreement(text: str, mention: Mention) -> list[tuple[int, int, str]]:
         word = before.group(1).lower().replace("’", "'")
         new = _AUXILIARY.get(word) or _NOT.get(word)
         return [(before.start(1), before.end(1), _cased(before.group(1), new))] if new and new != word else []
-    if re.search(r"\b(?:and|or|nor)\s+$", text[: mention.start]) and re.search(r"\b(?:you|he|she|\w+)\s+(?:and|or|nor)\s+$", text[: mention.start]) and not _new_clause(text[: mention.start]):
+    if (
+        re.search(r"\b(?:and|or|nor)\s+$", text[: mention.start])
+        and re.search(r"\b(?:you|he|she|\w+)\s+(?:and|or|nor)\s+$", text[: mention.start])
+        and not _new_clause(text[: mention.start])
+    ):
         return []
     after = _AFTER_I.match(text, mention.end)
     if after is None:
@@ -123,7 +129,11 @@ def _agreement(text: str, mention: Mention) -> list[tuple[int, int, str]]:
 def _new_clause(before: str) -> bool:
     """Whether "... and" ends a clause, so that the "I" after it is a subject of its own ("he left and I stay")."""
     words = re.findall(r"[\w'’]+|[,;.]", before)[:-1]
-    return len(words) >= 2 and words[-1].lower() not in ("you", "he", "she", "they", "we", "it") and not words[-1][0].isupper()
+    return (
+        len(words) >= 2
+        and words[-1].lower() not in ("you", "he", "she", "they", "we", "it")
+        and not words[-1][0].isupper()
+    )
 
 
 def _cased(old: str, new: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,8 +90,8 @@ class Fields:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.error(key, f"got {type_name(value)}, expected a number")
-        if not math.isfinite(value) or abs(value) > 2**53:
-            raise self.error(key, "expected a finite number below 2^53")
+        if not -(2**53) < value < 2**53:  # also false for infinity and NaN
+            raise self.error(key, "expected a number below 2^53")
         return value
 
     def limit(self, key: str) -> int | None:

@@ -29,9 +29,10 @@ in the third person."""
 _ACTION = re.compile(r"\*[^*\n]*\*|（[^（）]*）|\([^()]*\)")
 _QUOTED = re.compile(r"“([^“”]*)”|「([^「」]*)」|\"([^\"\n]*)\"")
 _CHINESE = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
-_NOT_A_NAME = frozenset(
-    "The Mr Mrs Miss Sir Lady Lord King Queen Prince Princess Captain Doctor Professor Aunt Uncle Who And Von Van".split()
+_TITLES = re.compile(
+    "The|Mr|Mrs|Miss|Sir|Lady|Lord|King|Queen|Prince|Princess|Captain|Doctor|Professor|Aunt|Uncle|Who|And|Von|Van"
 )
+"""Parts of names that are words of their own: "The sea" is no talk of The Captain."""
 
 
 def is_illeist(card: CharacterCard) -> bool:
@@ -76,9 +77,11 @@ def _own_names(card: CharacterCard) -> set[str]:
 def _is_name_part(part: str) -> bool:
     if _CHINESE.search(part):
         return len(part) >= 2
-    return len(part) >= 3 and part[0].isupper() and part not in _NOT_A_NAME
+    return len(part) >= 3 and part[0].isupper() and _TITLES.fullmatch(part) is None
 
 
 def _word(text: str) -> str:
-    """A pattern for a name or word: whole words where the script separates words."""
-    return re.escape(text) if _CHINESE.search(text) else rf"(?<!\w){re.escape(text)}(?!\w)"
+    """A pattern for a name or word: whole words, but Chinese has no gaps between words, nor beside a foreign name."""
+    if _CHINESE.search(text):
+        return re.escape(text)
+    return rf"(?<![^\W\u3400-\u9fff]){re.escape(text)}(?![^\W\u3400-\u9fff])"

@@ -50,7 +50,7 @@ class KeyRules:
         if not self.case_sensitive:
             key, text = key.casefold(), _fold(text)
         if self.whole_words and not _CHINESE.search(key):  # Chinese has no gaps between words to look for
-            return re.search(rf"(?<!\w){re.escape(key)}(?!\w)", text) is not None
+            return re.search(rf"(?<![^\W\u3040-\u9fff]){re.escape(key)}(?![^\W\u3040-\u9fff])", text) is not None
         return key in text
 
 

@@ -1,0 +1,77 @@
+"""The features of a reply's speech that the lite score weighs. No language model, no state."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from reward.dissonance.anchors import anchor_density, anchors
+from reward.dissonance.lexicon import is_illeist, self_mentions
+from reward.dissonance.register import GROUPS, register
+from reward.spans import join, reply_spans
+from reward.text import Language, clauses, language_of, sentences, units
+from rlrp.cards import CharacterCard
+from rlrp.dialogue import Sample
+
+NAMES = ("K", *GROUPS, "S_rule", "log_length")
+"""The order of :attr:`Features.values`; the five in the middle are matches a clause, the opener's is 0 or 1."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """``values`` in the order of :data:`NAMES`; ``length`` in units; ``mentions`` counts the weights of self-mentions;
+    ``offending`` are the clauses that an encyclopaedia or an assistant could have written."""
+
+    values: tuple[float, ...]
+    language: Language
+    length: int
+    mentions: float
+    offending: tuple[str, ...]
+
+
+def features(sample: Sample) -> Features | None:
+    """The features of a reply, or None when it says nothing."""
+    speech = join(sample.reply, reply_spans(sample), "speech")
+    return speech_features(speech, sample.card)
+
+
+def speech_features(speech: str, card: CharacterCard) -> Features | None:
+    """The features of a stretch of speech of this character, or None for one without a word."""
+    length = units(speech)
+    if length == 0:
+        return None
+    language = language_of(speech, card.language)
+    parts = clauses(speech)
+    matches = {name: [m.span() for m in register(language).groups[name].finditer(speech)] for name in GROUPS}
+    densities = [min(1.0, len(matches[name]) / len(parts)) for name in GROUPS[:-1]]
+    opener = 1.0 if matches["opener"] else 0.0
+    tolerance, mentions = third_person_tolerance(speech, language, card)
+    k = anchor_density(speech, language)
+    values = (k, *densities, opener, tolerance, math.log1p(length))
+    hits = [span for name in ("biography", "slogan", "opener", "dates", "enumeration") for span in matches[name]]
+    return Features(values, language, length, mentions, _offending(speech, parts, hits))
+
+
+def third_person_tolerance(speech: str, language: Language, card: CharacterCard) -> tuple[float, float]:
+    """How readily the speech takes the name for "I", and the weight of its self-mentions.
+
+    The first number is the share (by weight) of self-mentions in sentences without a single speaker anchor: there the
+    substituted sentence is a sentence about somebody. 0 without self-mentions, and 0 for an illeist, whose style it is.
+    """
+    mentions = self_mentions(speech, language, card)
+    total = sum(m.weight for m in mentions)
+    if not mentions or is_illeist(card):
+        return 0.0, total
+    held = [start for start, _, kind in anchors(speech, language) if kind not in ("colloquial", "here_and_now")]
+    loose = 0.0
+    for start, end in sentences(speech):
+        if not any(start <= at < end for at in held):
+            loose += sum(m.weight for m in mentions if start <= m.start < end)
+    return loose / total, total
+
+
+def _offending(speech: str, parts: list[tuple[int, int]], hits: list[tuple[int, int]]) -> tuple[str, ...]:
+    """The clauses with the most matches, at most three, in the order in which they are said."""
+    counts = {(a, b): sum(start < b and a < end for start, end in hits) for a, b in parts}
+    worst = sorted((span for span, count in counts.items() if count), key=lambda span: -counts[span])[:3]
+    return tuple(speech[a:b].strip() for a, b in sorted(worst))

@@ -1,0 +1,232 @@
+"""The lite score: a logistic regression over rule-based features, one per language, weights in a JSON file.
+
+Fitted on matched pairs: the same thing said in role, and as a biography with "I" pasted in.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reward.dissonance.features import NAMES, Features, features
+from reward.dissonance.lexicon import LEXICONS
+from reward.text import Language
+from rlrp.dialogue import Sample
+from rlrp.errors import UserError
+
+Array = npt.NDArray[np.float64]
+WEIGHTS = LEXICONS / "dissonance_lite.json"
+LogRatio = Callable[[Sequence[Sample]], "list[float | None]"]
+"""Mean log p under the dialogue register minus under the assistant register, nats a token; None where undefined."""
+Pair = tuple[Sample, Sample]
+"""(in role, faulty): the same card and messages, two replies."""
+TAU_PERCENTILE = 75
+_FOLDS = 5
+# What is known before any pair is seen, as z-score weights: the pairs move these, and a feature that they happen not
+# to vary keeps what it had. In matched pairs the faulty reply is nearly always the longer one; left alone the fit would
+# learn that and little else and the term would pay for shortness, so length is held near 0.
+_PRIOR_WEIGHT = {
+    "K": -1.0,
+    "biography": 1.0,
+    "dates": 0.3,
+    "enumeration": 0.4,
+    "slogan": 0.5,
+    "opener": 0.5,
+    "S_rule": 0.5,
+}
+_PRIOR_PRECISION = 3.0
+_LENGTH_PRECISION = 300.0
+_LEAST_SCALE = 0.1
+# Before any language model's ratios were fitted: one nat a token more of dialogue register divides the odds by e².
+_UNFITTED_R = {"mean": 0.5, "scale": 0.5, "weight": -1.0}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One language's regression: z-scores of the features by ``mean`` and ``scale``, times ``weight``, plus ``bias``.
+
+    ``tau``: what d exceeds counts. ``r``: mean, scale and weight of the log-ratio R, in nats a token.
+    """
+
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+    weight: tuple[float, ...]
+    bias: float
+    tau: float
+    pairs: int
+    r: dict[str, float]
+
+    def dissonance(self, values: Sequence[float], ratio: float | None = None) -> float:
+        """d in (0, 1) for features in the order of :data:`reward.dissonance.features.NAMES`."""
+        z = self.bias + sum(
+            w * (v - m) / s for v, m, s, w in zip(values, self.mean, self.scale, self.weight, strict=True)
+        )
+        if ratio is not None:
+            z += self.r["weight"] * (ratio - self.r["mean"]) / self.r["scale"]
+        return 1 / (1 + math.exp(-max(-30.0, min(30.0, z))))
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Cross-validation over cards: the share of pairs in which the faulty reply gets the higher d, and the share in
+    which it is merely the longer one; ties count half."""
+
+    pairs: int
+    cards: int
+    accuracy: float
+    length_baseline: float
+
+
+def fit_lite(pairs: Sequence[Pair], log_ratio: LogRatio | None = None) -> dict[Language, Weights]:
+    """Fit the weights of every language that the pairs hold at least ten of.
+
+    Args:
+        pairs: (in role, faulty) samples; a pair without speech on a side is left out.
+        log_ratio: with it the log-ratio R is fitted like the other features, without it R keeps a cautious weight.
+
+    tau is the 75th percentile of d over the in-role replies, each scored by weights fitted without its card.
+    """
+    fitted: dict[Language, Weights] = {}
+    for language, rows in _by_language(pairs, log_ratio).items():
+        if len(rows) < 10:
+            continue
+        model = _fit(rows, log_ratio is not None)
+        held_out = [good for good, _ in _out_of_fold(rows, log_ratio is not None)]
+        fitted[language] = Weights(**{**asdict(model), "tau": float(np.percentile(held_out, TAU_PERCENTILE))})
+    return fitted
+
+
+def cross_validate(pairs: Sequence[Pair], log_ratio: LogRatio | None = None) -> dict[Language, Validation]:
+    """Pair accuracy by language, each pair scored by weights fitted on the other cards, beside the length baseline."""
+    result: dict[Language, Validation] = {}
+    for language, rows in _by_language(pairs, log_ratio).items():
+        scores = _out_of_fold(rows, log_ratio is not None)
+        lengths = [(row.good.length, row.bad.length) for row in rows]
+        cards = len({row.card for row in rows})
+        result[language] = Validation(len(rows), cards, _accuracy(scores), _accuracy(lengths))
+    return result
+
+
+def save_weights(weights: dict[Language, Weights], file: str | Path = WEIGHTS) -> None:
+    """Write the weights as JSON, six significant digits."""
+    rounded = {language: _rounded({"features": list(NAMES), **asdict(w)}) for language, w in sorted(weights.items())}
+    Path(file).write_text(json.dumps(rounded, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load_weights(file: str | Path = WEIGHTS) -> dict[Language, Weights]:
+    """Read what :func:`save_weights` wrote; UserError when it does not fit the features of this version."""
+    try:
+        data = json.loads(Path(file).read_text(encoding="utf-8"))
+        loaded = {}
+        for language, row in data.items():
+            if row.pop("features") != list(NAMES):
+                raise UserError(
+                    f"fitted for other features than {', '.join(NAMES)}; fit again", file=file, place=language
+                )
+            for key in ("mean", "scale", "weight"):
+                row[key] = tuple(float(x) for x in row[key])
+            loaded[language] = Weights(**row)
+    except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"not a file of dissonance weights: {error}", file=file) from error
+    return loaded
+
+
+@dataclass(frozen=True)
+class _Row:
+    card: str
+    good: Features
+    bad: Features
+    ratios: tuple[float | None, float | None]
+
+
+def _by_language(pairs: Sequence[Pair], log_ratio: LogRatio | None) -> dict[Language, list[_Row]]:
+    ratios: list[float | None] = [None] * (2 * len(pairs))
+    if log_ratio is not None:
+        ratios = log_ratio([sample for pair in pairs for sample in pair])
+    grouped: dict[Language, list[_Row]] = {}
+    for at, (in_role, faulty) in enumerate(pairs):
+        good, bad = features(in_role), features(faulty)
+        if good is None or bad is None or good.language != bad.language:
+            continue
+        row = _Row(in_role.card.name, good, bad, (ratios[2 * at], ratios[2 * at + 1]))
+        grouped.setdefault(good.language, []).append(row)
+    return grouped
+
+
+def _fit(rows: Sequence[_Row], with_ratio: bool) -> Weights:
+    x = np.array([f.values for row in rows for f in (row.good, row.bad)])  # (2 pairs, features)
+    y = np.array([0.0, 1.0] * len(rows))
+    center, scale = x.mean(axis=0), np.maximum(x.std(axis=0), _LEAST_SCALE)
+    z = (x - center) / scale
+    prior = [_PRIOR_WEIGHT.get(name, 0.0) for name in NAMES]
+    precision = [_LENGTH_PRECISION if name == "log_length" else _PRIOR_PRECISION for name in NAMES]
+    r = dict(_UNFITTED_R)
+    if with_ratio:
+        known = [v for row in rows for v in row.ratios if v is not None]
+        if not known:
+            raise UserError("log_ratio had no ratio for any of the pairs", place="log_ratio")
+        r["mean"], r["scale"] = float(np.mean(known)), max(float(np.std(known)), 1e-3)
+        column = [((v - r["mean"]) / r["scale"] if v is not None else 0.0) for row in rows for v in row.ratios]
+        z = np.column_stack([z, column])
+        prior.append(_UNFITTED_R["weight"])
+        precision.append(_PRIOR_PRECISION)
+    weight = _logistic(z, y, np.array(prior), np.array(precision))
+    bias = weight.pop()
+    if with_ratio:
+        r["weight"] = weight.pop()
+    return Weights(tuple(center.tolist()), tuple(scale.tolist()), tuple(weight), bias, 0.5, len(rows), r)
+
+
+def _logistic(z: Array, y: Array, prior: Array, precision: Array) -> list[float]:
+    """Maximum a posteriori logistic regression by Newton's method; the last number is the bias, which has no prior.
+
+    Gaussian prior with mean ``prior`` and ``precision`` a weight (F,); ``z`` (N, F), ``y`` (N,) in {0, 1}.
+    """
+    design = np.column_stack([z, np.ones(len(z))])
+    mean = np.append(prior, 0.0)
+    penalty = np.append(precision, 1e-6)
+    w = mean.copy()
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-np.clip(design @ w, -30, 30)))
+        gradient = design.T @ (p - y) + penalty * (w - mean)
+        hessian = (design * (p * (1 - p))[:, None]).T @ design + np.diag(penalty)
+        step = np.linalg.solve(hessian, gradient)
+        w = w - step
+        if np.abs(step).max() < 1e-8:
+            break
+    return [float(value) for value in w]
+
+
+def _out_of_fold(rows: Sequence[_Row], with_ratio: bool) -> list[tuple[float, float]]:
+    """(d in role, d faulty) of every pair by weights fitted without its card; cards are dealt to folds in turn."""
+    cards = sorted({row.card for row in rows})
+    folds = min(_FOLDS, len(cards))
+    if folds < 2:
+        raise UserError("cross-validation over cards needs pairs of at least two cards", place="pairs")
+    fold_of = {card: at % folds for at, card in enumerate(cards)}
+    models = [_fit([row for row in rows if fold_of[row.card] != fold], with_ratio) for fold in range(folds)]
+    scores = []
+    for row in rows:
+        model = models[fold_of[row.card]]
+        ratios = row.ratios if with_ratio else (None, None)
+        scores.append((model.dissonance(row.good.values, ratios[0]), model.dissonance(row.bad.values, ratios[1])))
+    return scores
+
+
+def _accuracy(scores: Sequence[tuple[float, float]]) -> float:
+    return sum(1.0 if bad > good else 0.5 if bad == good else 0.0 for good, bad in scores) / len(scores)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    return [_rounded(part) for part in value] if isinstance(value, (list, tuple)) else value

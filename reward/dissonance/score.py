@@ -1,0 +1,114 @@
+"""The dissonance term: a one-sided penalty for speech that could as well be about the character as by it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from reward.dissonance.features import NAMES, Features, features, speech_features
+from reward.dissonance.lite import WEIGHTS, LogRatio, Weights, load_weights
+from reward.dissonance.prompts import request_of
+from reward.spans import is_novel_style, join, split_spans
+from rlrp.cards import CharacterCard
+from rlrp.dialogue import Sample
+from rlrp.errors import UserError
+from rlrp.protocols import TermScore
+
+_K, _S = NAMES.index("K"), NAMES.index("S_rule")
+_HALF_EVIDENCE = 8.0
+"""Units of speech at which the evidence is one half."""
+_OWN_STYLE_LIMIT = 0.8
+_OWN_STYLE_UNITS = 12
+_CARDS_REMEMBERED = 256
+
+
+class DissonanceTerm:
+    """``-evidence * max(0, d - tau)``: once speech is as much in role as people write it, there is nothing to earn.
+
+    d is the lite score (:mod:`reward.dissonance.lite`) with the log-ratio R of a language model where one is given.
+    ``evidence`` is ``n / (n + 8)`` for n units of speech, halved when the reply does not mention its speaker. Where the
+    card's own greeting and examples score above tau (a butler, a scholar), their median is the threshold. Requests for
+    facts about the character and general tasks soften the penalty. A reply without speech gets None: the composite
+    must impute the group's mean, or dropping speech would pay.
+    """
+
+    name = "dissonance"
+
+    def __init__(
+        self,
+        *,
+        log_ratio: LogRatio | None = None,
+        weights: str | Path | None = None,
+        soften: float = 0.3,
+    ):
+        """Load the weights.
+
+        Args:
+            log_ratio: samples to mean log p a token under the dialogue register minus under the assistant register.
+            weights: a file by ``save_weights``; None takes the shipped one.
+            soften: factor on the penalty for self-introductions and general tasks, in [0, 1].
+        """
+        if not 0 <= soften <= 1:
+            raise UserError(f"got {soften}, expected a number in [0, 1]", place="soften")
+        self._weights = load_weights(weights or WEIGHTS)
+        self._log_ratio = log_ratio
+        self._soften = soften
+        self._own_style: dict[int, tuple[CharacterCard, float]] = {}
+
+    def score(self, samples: Sequence[Sample]) -> list[TermScore]:
+        """Score samples in order; parts are d, evidence, K, S_rule, tau and, with a language model, R."""
+        ratios: Sequence[float | None] = [None] * len(samples)
+        if self._log_ratio is not None and samples:
+            ratios = self._log_ratio(samples)
+            if len(ratios) != len(samples):
+                raise ValueError(f"log_ratio: got {len(ratios)} ratios for {len(samples)} samples")
+        return [self._score(sample, ratio) for sample, ratio in zip(samples, ratios, strict=True)]
+
+    def _score(self, sample: Sample, ratio: float | None) -> TermScore:
+        found = features(sample)
+        if found is None:
+            return TermScore(None, ("dissonance: no speech",))
+        weights = self._weights.get(found.language)
+        if weights is None:
+            return TermScore(None, (f"dissonance: no weights for {found.language}",))
+        d = weights.dissonance(found.values, ratio)
+        tau = max(weights.tau, self._card_style(sample.card))
+        evidence = found.length / (found.length + _HALF_EVIDENCE) * (1.0 if found.mentions else 0.5)
+        factor = 1.0 if request_of(sample) == "chat" else self._soften
+        value = -evidence * factor * max(0.0, d - tau)
+        parts = {"d": d, "evidence": evidence, "K": found.values[_K], "S_rule": found.values[_S], "tau": tau}
+        if ratio is not None:
+            parts["R"] = ratio
+        return TermScore(value or 0.0, _reasons(found, d) if value < 0 else (), parts)
+
+    def _card_style(self, card: CharacterCard) -> float:
+        """The median d of what the card lets the character say, at most 0.8; 0 without enough of it."""
+        known = self._own_style.get(id(card))
+        if known is None or known[0] is not card:
+            if len(self._own_style) >= _CARDS_REMEMBERED:
+                self._own_style.clear()
+            known = self._own_style[id(card)] = (card, min(_OWN_STYLE_LIMIT, self._median_style(card)))
+        return known[1]
+
+    def _median_style(self, card: CharacterCard) -> float:
+        novel = is_novel_style(card)
+        lines = re.findall(r"\{\{char\}\}\s*[:：]\s*(.*)", card.examples)
+        scores = []
+        for line in (card.greeting, *card.alternate_greetings, *lines):
+            found = speech_features(join(line, split_spans(line, novel=novel), "speech"), card)
+            if found is not None and found.length >= _OWN_STYLE_UNITS and found.language in self._weights:
+                scores.append(self._weights[found.language].dissonance(found.values))
+        return median(scores) if scores else 0.0
+
+
+def _reasons(found: Features, d: float) -> tuple[str, ...]:
+    if not found.offending:
+        return (f"dissonance: d {d:.2f}; few questions, calls or feelings ({found.values[_K]:.1f} a clause)",)
+    return tuple(
+        f'dissonance: d {d:.2f}; "{clause}" reads like a text about the character' for clause in found.offending
+    )
+
+
+__all__ = ["DissonanceTerm", "Weights"]

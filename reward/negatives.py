@@ -1,0 +1,239 @@
+"""What the in-character classifier and the judge learn from: replies in role, and replies at fault in known ways.
+
+Positives are the characters' own replies in their dialogues and the right halves of the contrasts. Every negative is
+real text of a known kind; kinds share the weight of the negatives so that a cheap kind, of which there may be any
+number, does not become the definition of being out of role.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from reward.spans import split_spans
+from reward.text import sentences
+from rlrp.cards import CharacterCard
+from rlrp.dialogue.types import Dialogue, Message, Sample
+
+IN_ROLE = "in_role"
+
+KIND_WEIGHTS: dict[str, float] = {
+    "other_character": 1.0,
+    "base_assistant": 1.0,
+    "biography": 0.6,
+    "speaks_for_user": 0.4,
+    "over_cooperative": 0.5,
+    "repeated": 0.15,
+    "cut_off": 0.15,
+    "shuffled": 0.3,
+}
+"""Each kind's share of the negatives' weight, before it is normalised over the kinds that are there."""
+
+
+@dataclass(frozen=True)
+class BaseReply:
+    """What the base model, an assistant, answered in the character's place."""
+
+    card_slug: str
+    messages: tuple[Message, ...]
+    reply: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A contrast: a right and a faulty reply to the same line of the user's."""
+
+    kind: str
+    user: str
+    in_role: str
+    faulty: str
+
+
+@dataclass(frozen=True)
+class Character:
+    """All there is of one character."""
+
+    slug: str
+    card: CharacterCard
+    dialogues: tuple[Dialogue, ...]
+    pairs: tuple[Pair, ...] = ()
+
+    @property
+    def archetype(self) -> str:
+        own = self.card.extensions.get("rlrp")
+        return str(own.get("archetype", "")) if isinstance(own, Mapping) else ""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A labelled sample. ``kind`` is ``in_role`` for positives; ``slug`` is the character it is grouped by."""
+
+    sample: Sample
+    kind: str
+    slug: str
+    weight: float = 1.0
+
+    @property
+    def label(self) -> int:
+        return int(self.kind == IN_ROLE)
+
+
+def build_examples(
+    characters: Sequence[Character],
+    base_replies: Iterable[BaseReply] = (),
+    *,
+    seed: int = 0,
+    kind_weights: Mapping[str, float] = KIND_WEIGHTS,
+) -> list[Example]:
+    """Positives and negatives of these characters, weighted; negatives borrow only from these characters.
+
+    Languages are kept apart: another character's reply is in the card's language. The weights of positives and of
+    negatives each sum to the number of positives, in every language.
+    """
+    rng = random.Random(f"negatives {seed}")
+    examples: list[Example] = []
+    for language in ("en", "zh"):
+        own = [character for character in characters if character.card.language == language]
+        found = [example for character in own for example in _positives(character)]
+        found += _faulty(own) + _base(own, base_replies) + _degenerate(found, rng)
+        found += _other_characters(own, rng) + _shuffled(own, rng)
+        examples += _weighted(found, kind_weights)
+    return examples
+
+
+def turns(dialogue: Dialogue) -> list[tuple[tuple[Message, ...], str]]:
+    """The character's turns: the messages before each, and what was said."""
+    said = [message for message in dialogue.messages if message.role != "system"]
+    return [(tuple(said[:at]), m.content) for at, m in enumerate(said) if m.role == "assistant" and at]
+
+
+def _positives(character: Character) -> list[Example]:
+    card, slug = character.card, character.slug
+    found = [Sample(card, before, reply) for dialogue in character.dialogues for before, reply in turns(dialogue)]
+    found += [Sample(card, (Message("user", pair.user),), pair.in_role) for pair in character.pairs]
+    return [Example(sample, IN_ROLE, slug) for sample in found]
+
+
+def _faulty(characters: Sequence[Character]) -> list[Example]:
+    return [
+        Example(Sample(character.card, (Message("user", pair.user),), pair.faulty), pair.kind, character.slug)
+        for character in characters
+        for pair in character.pairs
+    ]
+
+
+def _base(characters: Sequence[Character], base_replies: Iterable[BaseReply]) -> list[Example]:
+    cards = {character.slug: character.card for character in characters}
+    return [
+        Example(Sample(cards[base.card_slug], base.messages, base.reply), "base_assistant", base.card_slug)
+        for base in base_replies
+        if base.card_slug in cards and base.reply.strip()
+    ]
+
+
+def _other_characters(characters: Sequence[Character], rng: random.Random) -> list[Example]:
+    """In the place of each reply, what somebody else said at the same turn: of the same gender and another archetype
+    where there is one, so that neither a pronoun nor a type gives it away, and a similar type is not called wrong."""
+    found = []
+    for character in characters:
+        others = _strangers(character, characters)
+        if not others:
+            continue
+        for example in _positives(character):
+            place = len(example.sample.messages)
+            replies = _replies_at(rng.choice(others), place)
+            if replies:
+                sample = replace(example.sample, reply=rng.choice(replies))
+                found.append(Example(sample, "other_character", character.slug))
+    return found
+
+
+def _strangers(character: Character, characters: Sequence[Character]) -> list[Character]:
+    rest = [other for other in characters if other.slug != character.slug]
+    apart = [other for other in rest if not other.archetype or other.archetype != character.archetype]
+    alike = [other for other in apart if other.card.gender == character.card.gender]
+    return alike or apart or rest
+
+
+def _replies_at(character: Character, place: int) -> list[str]:
+    """The character's replies after ``place`` messages, or all of its replies if there is none so far on."""
+    replies = [(len(before), reply) for dialogue in character.dialogues for before, reply in turns(dialogue)]
+    if place == 1:
+        replies += [(1, pair.in_role) for pair in character.pairs]
+    return [reply for at, reply in replies if at == place] or [reply for _, reply in replies]
+
+
+def _degenerate(positives: Sequence[Example], rng: random.Random) -> list[Example]:
+    """A quarter of the replies each said twice or broken off, the ways in which sampling goes wrong."""
+    found = []
+    for kind, spoil in (("repeated", _twice), ("cut_off", _cut)):
+        chosen = rng.sample(positives, k=len(positives) // 4)
+        for example in chosen:
+            reply = spoil(example.sample.reply, rng)
+            if reply:
+                found.append(replace(example, sample=replace(example.sample, reply=reply), kind=kind))
+    return found
+
+
+def _twice(reply: str, rng: random.Random) -> str:
+    """The reply, or its second half, said again."""
+    spans = sentences(reply)
+    start = spans[len(spans) // 2][0] if len(spans) > 1 and rng.random() < 0.5 else 0
+    return f"{reply}{' ' if reply.isascii() else ''}{reply[start:]}"
+
+
+def _cut(reply: str, rng: random.Random) -> str:
+    """The reply broken off inside a word or clause; "" if it is too short for that."""
+    at = int(len(reply) * rng.uniform(0.4, 0.8))
+    while 0 < at < len(reply) and not (reply[at - 1].isalnum() and reply[at].isalnum()):
+        at -= 1
+    return reply[:at] if at >= 8 else ""
+
+
+def _shuffled(characters: Sequence[Character], rng: random.Random) -> list[Example]:
+    """Sentences of the same character from different places, put together: its style, but no answer and no thread.
+
+    A small policy's stylised nonsense looks like this, and nothing else among the negatives does.
+    """
+    found = []
+    for character in characters:
+        positives = _positives(character)
+        pieces = {at: _pieces(example.sample.reply) for at, example in enumerate(positives)}
+        for at, example in enumerate(positives):
+            elsewhere = [piece for other, own in pieces.items() if other != at for piece in own]
+            count = max(len(pieces[at]), 2)
+            if len(elsewhere) >= count and rng.random() < 0.5:
+                joiner = "" if character.card.language == "zh" else " "
+                sample = replace(example.sample, reply=joiner.join(rng.sample(elsewhere, count)))
+                found.append(Example(sample, "shuffled", character.slug))
+    return found
+
+
+def _pieces(reply: str) -> list[str]:
+    """The reply's gestures and sentences, each whole."""
+    found: list[str] = []
+    for span in split_spans(reply):
+        text = reply[span.start : span.end]
+        if span.kind == "speech":
+            found += [text[start:end].strip() for start, end in sentences(text)]
+        else:
+            found.append(text.strip())
+    return [piece for piece in found if any(character.isalnum() for character in piece)]
+
+
+def _weighted(examples: Sequence[Example], kind_weights: Mapping[str, float]) -> list[Example]:
+    """Positives weigh 1 each; the negatives as much together, divided among the kinds by ``kind_weights``."""
+    by_kind: dict[str, list[Example]] = defaultdict(list)
+    for example in examples:
+        by_kind[example.kind].append(example)
+    positives = by_kind.pop(IN_ROLE, [])
+    total = sum(kind_weights.get(kind, 0.0) for kind in by_kind)
+    weighted = list(positives)
+    for kind, members in by_kind.items():
+        share = kind_weights.get(kind, 0.0)
+        if share > 0:
+            each = len(positives) * share / total / len(members)
+            weighted += [replace(member, weight=each) for member in members]
+    return weighted
