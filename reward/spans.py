@@ -38,7 +38,7 @@ _TAG = re.compile(r"<(" + "|".join(_TAGS) + r")>", re.IGNORECASE)
 _QUOTES = {"「": "」", "『": "』", "“": "”", '"': '"'}
 _BRACKETS = {"(": ")", "（": "）", "[": "]", "【": "】"}
 _OOC = re.compile(r"\s*(?:ooc|out of character|出戏)\b|\s*(?:ooc|出戏)", re.IGNORECASE)
-_SPECIAL = re.compile(r"[<*(（\[【「『“\"]")
+_SPECIAL = re.compile(r"\*\*+|[<*(（\[【「『“\"]")
 _STOPS = ".!?。！？…~～—"
 # Verbs or a colon that hand the following quotation to somebody: 他说“…”, he told me "…".
 _ATTRIBUTED = re.compile(
@@ -147,7 +147,7 @@ def _tagged(text: str, start: int) -> Span | None:
 
 def _starred(text: str, start: int, novel: bool) -> Span | None:
     if text.startswith("**", start):
-        return None
+        return None  # bold type
     end = text.find("*", start + 1)
     inner = text[start + 1 : end] if end > 0 else ""
     if not inner.strip() or "\n\n" in inner:

@@ -25,6 +25,7 @@ _AUXILIARIES = "is are was were will would must can"
 _TALK = "are were have had said should must can know"
 # 你刚才说“…” quotes back what the user said before.
 _QUOTING_BACK = "刚才|方才|刚刚|昨|上次|不是|曾|当年|以前|说过|别|总|老|常|要是|如果"
+_RELATIVES = "(?![爸妈爹娘们哥姐弟妹爷奶舅叔])"
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def _narrated_en(acts: str) -> tuple[re.Pattern[str], ...]:
 
 def _plain_en(acts: str) -> re.Pattern[str]:
     # A question or an exclamation is said to the user; narration ends in a full stop.
-    sentence = rf"(?:^|(?<=[.!?…*\"”'’])\s+|\n)you\s+{_ADVERBS}(?:{acts})\b[^?!.\n]*[.,*\n]"
+    sentence = rf"(?:^|(?<=[.!?…*\"”'’])\s+|\n)you\s+{_ADVERBS}(?:{acts})\b[^?!.\n]*(?:\.|\n|$)"
     return re.compile(rf"{sentence}|\bas you (?:nod|smile|blush|gasp|hesitate)\b", re.IGNORECASE)
 
 
@@ -131,11 +132,11 @@ def _narrated_zh(acts: str) -> re.Pattern[str]:
 
 def _plain_zh(acts: str) -> re.Pattern[str]:
     opening = r"(?:^|[。！\n\s*）)”」]|于是|然后|接着|只见)[你您](?:也|便|就|又|则|顿时)?"
-    return re.compile(rf"{opening}(?:{acts})(?![^。！？\n]*[吧吗呢？?！!])")
+    return re.compile(rf"{opening}(?:{acts})(?![^。！？\n]*[吧吗呢？?！!]|就[行好是])")
 
 
 def _quoted_zh(speech: str) -> re.Pattern[str]:
-    middle = rf"(?![^。！？\n“「\"]{{0,12}}(?:{_QUOTING_BACK}))[^。！？\n“”」「\"他她]{{0,40}}"
+    middle = rf"{_RELATIVES}(?![^。！？\n“「\"]{{0,12}}(?:{_QUOTING_BACK}))[^。！？\n“”」「\"他她]{{0,40}}"
     before = rf"[你您]{middle}(?:{speech})[^。！？\n“「”」\"]{{0,4}}[：:]\s*[“「\"]"
-    after = rf"[，。！？…][”」\"]\s*[你您](?!爸|妈|爹|娘|们)[^，。！？\n我]{{0,6}}(?:{speech})"
+    after = rf"[，。！？…][”」\"]\s*[你您]{_RELATIVES}[^，。！？\n我]{{0,6}}(?:{speech})"
     return re.compile(f"{before}|{after}")

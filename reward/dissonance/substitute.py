@@ -106,20 +106,17 @@ def _agreement(text: str, mention: Mention) -> list[tuple[int, int, str]]:
         word = before.group(1).lower().replace("’", "'")
         new = _AUXILIARY.get(word) or _NOT.get(word)
         return [(before.start(1), before.end(1), _cased(before.group(1), new))] if new and new != word else []
-    if (
-        re.search(r"\b(?:and|or|nor)\s+$", text[: mention.start])
-        and re.search(r"\b(?:you|he|she|\w+)\s+(?:and|or|nor)\s+$", text[: mention.start])
-        and not _new_clause(text[: mention.start])
-    ):
-        return []
+    if re.search(r"\w\s+(?:and|or|nor)\s+$", text[: mention.start]) and not _new_clause(text[: mention.start]):
+        return []  # "you and I": the subject stays plural
     after = _AFTER_I.match(text, mention.end)
     if after is None:
         return []
     if after.group("clitic"):
         full = {"m": " is", "ve": " has", "ll": " will", "d": " would"}[after.group("clitic")[1:].lower()]
         return [(after.start(), after.end(), full)]
-    if re.search(r"\bdo not\b", after.group("gap"), re.IGNORECASE):
-        at = after.start("gap") + re.search(r"\bdo\b", after.group("gap"), re.IGNORECASE).start()  # type: ignore[union-attr]
+    negated = re.search(r"\bdo(?= not\b)", after.group("gap"), re.IGNORECASE)
+    if negated is not None:
+        at = after.start("gap") + negated.start()
         return [(at, at + 2, "does")]
     word = after.group("verb").lower().replace("’", "'")
     new = _AUXILIARY.get(word) or _NOT.get(word) or third_person(word)

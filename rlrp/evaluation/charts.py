@@ -14,7 +14,7 @@ from rlrp.evaluation.text import shown
 
 WIDTH, HEIGHT = 340, 176
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 24
-_FOREST_WIDTH, _FOREST_HEIGHT = 220, 26
+_FOREST_WIDTH, _FOREST_HEIGHT = 176, 26
 _HOVER_LIMIT = 150
 
 
@@ -48,12 +48,11 @@ def line_chart(
     highs = [p.value + (p.spread or 0) for p in points]
     if limit is not None:
         lows, highs = [*lows, limit], [*highs, limit]
-    y_ticks = ticks(min(lows), max(highs), 4)
     steps = [p.step for p in points]
-    x_ticks = [t for t in ticks(min(steps), max(steps), 5) if min(steps) <= t <= max(steps)]
     x = _Scale(min(steps), max(steps), _LEFT, WIDTH - _RIGHT)
-    y = _Scale(min(y_ticks[0], *lows), max(y_ticks[-1], *highs), HEIGHT - _BOTTOM, _TOP)
-    parts = [_axes(x, y, x_ticks, y_ticks)]
+    pad = (max(highs) - min(lows)) * 0.06 or abs(max(highs)) * 0.1 or 1.0
+    y = _Scale(min(lows) - pad, max(highs) + pad, HEIGHT - _BOTTOM, _TOP)
+    parts = [_axes(x, y, ticks(x.low, x.high, 5), ticks(y.low, y.high, 4))]
     if any(p.spread for p in points):
         parts.append(_band(points, x, y))
     if limit is not None:
@@ -101,21 +100,26 @@ def forest(interval: Interval, better: Direction, outcome: Verdict, *, title: st
 
 
 def ticks(low: float, high: float, wanted: int) -> list[float]:
-    """About ``wanted`` round numbers (1, 2 or 5 times a power of ten) from at most ``low`` to at least ``high``."""
+    """About ``wanted`` round numbers (1, 2 or 5 times a power of ten) within ``low`` and ``high``."""
     if not low < high:
-        pad = abs(low) * 0.1 or 1.0
-        low, high = low - pad, high + pad
-    rough = (high - low) / max(1, wanted)
+        return [low]
+    rough = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [i * step for i in range(first, last + 1)]
 
 
-def brief(value: float) -> str:
-    """A number short enough for an axis: three digits, thousands as ``12k``."""
+def brief(value: float, span: float | None = None) -> str:
+    """A number short enough for an axis: three digits, thousands as ``12k``.
+
+    ``span`` is the range it stands in: digits that are small against the range are not written.
+    """
     if abs(value) >= 10_000:
         return f"{value / 1000:.3g}k"
+    if span:
+        decimals = min(6, max(0, 2 - math.floor(math.log10(span)) - 1))
+        return f"{round(value, decimals) + 0.0:.{decimals}f}"
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rlrp.evaluation.metrics import Direction, difference, metric, number
 from rlrp.evaluation.statistics import Interval
+from rlrp.evaluation.text import policy_label
 
 MAX_LOSS = 0.01  # of a reward on a scale of about 1: what "not worse" still tolerates
 MAX_GENERAL_LOSS_POINTS = 1.0
@@ -58,23 +59,24 @@ def check_goals(
         measured: by metric name; a metric that is missing leaves its goal untested.
         kl_target: greatest mean KL allowed, in the unit of the ``kl`` metric; None leaves that goal untested.
     """
-    difference_of = f"{policy} minus {against}"
+    new, old = policy_label(policy), policy_label(against)
+    difference_of = f"{new} minus {old}"
     up = f"the 95% interval of {difference_of} lies wholly above 0"
     not_worse = (
-        f"the 95% interval of {difference_of} does not lie wholly below 0, and the difference is at least -{MAX_LOSS}"
+        f"the 95% interval of {difference_of} does not lie wholly below 0, and the mean falls by at most {MAX_LOSS}"
     )
     goals: tuple[tuple[str, str, str, Callable[[Measured], Verdict]], ...] = (
         ("composite", "Composite reward is higher", up, lambda m: _is_up("composite", m)),
         ("in_character", "Stays in character more", up, lambda m: _is_up("in_character", m)),
         ("blacklist_hits", "Blacklist hits at least halved",
-         f"hits per 100 replies of {policy} are at most half of those of {against}", _is_halved),
+         f"hits per 100 replies of {new} are at most half of those of {old}", _is_halved),
         ("dissonance", "Dissonance not worse", not_worse, lambda m: _is_not_worse("dissonance", m)),
         ("judge", "Judge not lower", not_worse, lambda m: _is_not_worse("judge", m)),
         ("general_exact", "General ability kept",
          f"exact match falls by at most {MAX_GENERAL_LOSS_POINTS:g} percentage point; the interval is not tested",
          _is_kept),
         ("kl", "KL within its target",
-         f"the mean KL of {policy} is at most {'a target' if kl_target is None else format(kl_target, 'g')}",
+         f"the mean KL of {new} is at most {'its target' if kl_target is None else format(kl_target, 'g')}",
          lambda m: _is_within(m, kl_target)),
     )  # fmt: skip
     checks = []

@@ -247,8 +247,10 @@ def _notes(evaluations: Mapping[str, Evaluation], rows: Mapping[str, Row]) -> tu
     notes = []
     for name, row in rows.items():
         if row.dropped:
-            unit = metric(name).unit
-            notes.append(f"{metric(name).label}: {row.dropped} {unit} left out, without a value under some policy.")
+            total = f"{row.n + row.dropped} {metric(name).unit}"
+            notes.append(
+                f"{metric(name).label}: {row.dropped} of {total} left out, without a value under every policy."
+            )
     few = [metric(name).label for name, row in rows.items() if 2 <= row.n < _FEW_UNITS]
     if few:
         notes.append(f"Fewer than {_FEW_UNITS} units: {', '.join(few)}. Such intervals tend to be too narrow.")

@@ -49,7 +49,9 @@ def panels(rows: Sequence[Mapping[str, Any]], *, kl_target: float | None = None)
         limit = kl_target if key == "kl" else None
         chart = line_chart(points, title=f"{heading} by step", smooth=smooth, limit=limit, limit_label="target")
         ends = smooth or points
-        made.append(Panel(key, heading, brief(ends[0].value), brief(ends[-1].value), bool(smooth), chart))
+        span = max(p.value for p in points) - min(p.value for p in points)
+        start, end = brief(ends[0].value, span), brief(ends[-1].value, span)
+        made.append(Panel(key, heading, start, end, bool(smooth), chart))
     return made
 
 
@@ -84,7 +86,7 @@ def running_mean(points: Sequence[Point], window: int) -> list[Point]:
 
 def _keys(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """The keys to draw with their headings: the total first, then the terms, then what is watched."""
-    present = {key for row in rows for key in row}
+    present, known = {key for row in rows for key in row}, list(METRICS)
     terms = sorted(
         {
             key
@@ -92,7 +94,7 @@ def _keys(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
             # Deeper keys such as reward/judge/abstained are counts, not rewards.
             if key.startswith("reward/") and key.count("/") == 1 and key != "reward/total" and not key.endswith("_std")
         },
-        key=lambda key: (key.removeprefix("reward/") not in METRICS, key),
+        key=lambda key: (known.index(name) if (name := key.removeprefix("reward/")) in known else len(known), key),
     )
     total, *watched = _NAMED
     chosen = [total, *((key, metric(key.removeprefix("reward/")).label) for key in terms), *watched]

@@ -11,6 +11,7 @@ from rlrp.evaluation.statistics import Interval, Transform
 
 Direction = Literal["higher", "lower"]
 Verdict = Literal["better", "worse", "unclear", "none", "neutral"]
+_MAX_DECIMALS = 6
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Metric:
         note: what is measured, for a reader who has not seen the code.
         better: the direction, where the evaluation does not say.
         unit: what one unit of the bootstrap is.
-        style: ``score`` (three decimals), ``percent`` (of a value in 0..1), ``plain`` (two decimals).
+        style: ``score`` (three decimals), ``percent`` (of a value in 0..1), ``plain`` (two).
         transform: from the mean over units to the metric.
         descriptive: neither direction is good in itself, so no verdict is given.
     """
@@ -39,20 +40,18 @@ class Metric:
 
 
 _KNOWN = (
-    Metric("composite", "Composite reward", "the weighted sum of the terms that training optimised"),
-    Metric("in_character", "In character", "the trained classifier's score of staying in the role"),
-    Metric("dissonance", "Dissonance", "substitution score as a reward: higher is less dissonant"),
-    Metric("blacklist", "Blacklist", "penalty for phrases no character says; 0 is clean, higher is better"),
-    Metric("judge", "Judge", "a judge that training never optimised"),
-    Metric("over_cooperation", "Over-cooperation", "share granted of requests the character should refuse", "lower"),
-    Metric("general_exact", "General, exact match", "general questions answered exactly right", "higher", "items",
-           "percent"),
-    Metric("general_perplexity", "General, perplexity", "exp of the mean nats per token on general text", "lower",
-           "paragraphs", "plain", np.exp),
-    Metric("kl", "KL", "divergence from the reference policy; a distance, not a goal", "lower", descriptive=True),
+    Metric("composite", "Composite reward", "weighted sum of the terms"),
+    Metric("in_character", "In character", "trained classifier of staying in role"),
+    Metric("dissonance", "Dissonance", "substitution score; higher is better"),
+    Metric("blacklist", "Blacklist", "penalty for listed phrases; 0 is clean"),
+    Metric("judge", "Judge", "never optimised in training"),
+    Metric("over_cooperation", "Over-cooperation", "granted what the role should refuse", "lower"),
+    Metric("general_exact", "General, exact match", "general questions answered right", "higher", "items", "percent"),
+    Metric("general_perplexity", "General, perplexity", "on general text", "lower", "paragraphs", "plain", np.exp),
+    Metric("kl", "KL", "mean divergence from the reference policy", "lower", descriptive=True),
     Metric("reply_tokens", "Reply length", "tokens per reply", "higher", "cards", "plain", descriptive=True),
-    Metric("blacklist_hits", "Blacklist hits", "phrases found per 100 replies", "lower", "cards", "plain"),
-)  # fmt: skip
+    Metric("blacklist_hits", "Blacklist hits", "listed phrases per 100 replies", "lower", "cards", "plain"),
+)
 METRICS = {metric.name: metric for metric in _KNOWN}
 # The names that comparison.json promises; blacklist_hits is ours on top.
 CONTRACT = tuple(metric.name for metric in _KNOWN if metric.name != "blacklist_hits")
@@ -78,24 +77,28 @@ VERDICT_WORDS: dict[Verdict, str] = {
     "worse": "worse",
     "unclear": "no clear change",
     "none": "no interval",
-    "neutral": "not a goal",
+    "neutral": "not judged",
 }
 
 
 def number(name: str, value: float | None, *, signed: bool = False) -> str:
-    """A metric's value as text, ``-`` for None; percent metrics come as percent, their differences as points."""
+    """A metric's value as text, ``-`` for None; percent metrics come as percent, their differences as bare points."""
     if value is None:
         return "-"
     style = metric(name).style
+    scaled = value * 100 if style == "percent" else value
     decimals = {"score": 3, "percent": 1, "plain": 2}[style]
-    scaled = round(value * 100 if style == "percent" else value, decimals) + 0.0  # + 0.0 turns -0.0 into 0.0
-    text = f"{scaled:+,.{decimals}f}" if signed else f"{scaled:,.{decimals}f}"
+    # The end of an interval must not round to 0: which side of 0 it is on decides the verdict.
+    while signed and scaled != 0 and round(scaled, decimals) == 0 and decimals < _MAX_DECIMALS:
+        decimals += 1
+    rounded = round(scaled, decimals) + 0.0  # turns -0.0 into 0.0
+    text = f"{rounded:+,.{decimals}f}" if signed and rounded else f"{rounded:,.{decimals}f}"
     return text + ("%" if style == "percent" and not signed else "")
 
 
 def difference(name: str, interval: Interval) -> str:
     """``+0.120 [+0.031, +0.204]``; without the brackets where there is no interval."""
-    delta = number(name, interval.delta, signed=True)
-    if interval.low is None or interval.high is None:
-        return delta
-    return f"{delta} [{number(name, interval.low, signed=True)}, {number(name, interval.high, signed=True)}]"
+    text = number(name, interval.delta, signed=True)
+    if interval.low is not None and interval.high is not None:
+        text += f" [{number(name, interval.low, signed=True)}, {number(name, interval.high, signed=True)}]"
+    return f"{text} pt" if metric(name).style == "percent" and interval.delta is not None else text

@@ -19,12 +19,16 @@ _REASON = re.compile(r'(?:blacklist:\s*)?"(?P<phrase>.+)" \((?P<category>[^()]*)
 
 @dataclass(frozen=True)
 class TermValue:
-    """One term on one reply; ``change`` is against the reference policy's reply to the same prompt."""
+    """One term on one reply; ``change`` is against the reference policy's reply to the same prompt.
+
+    ``scored`` is False where there are only reasons, as of a gate; a scored term without a value abstained.
+    """
 
     name: str
     value: float | None
     change: float | None
     reasons: tuple[str, ...]
+    scored: bool = True
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Side:
-    """One prompt and each policy's answer to it, None where a policy has none; ``worse``: any term fell."""
+    """One prompt and each policy's answer to it, None where a policy has none; ``worse``: a term fell."""
 
     card: str
     suite: str
@@ -122,7 +126,7 @@ def _side(replies: dict[str, Reply], policies: Sequence[str], reference: str) ->
         for policy in policies
     )
     after = [a for a in answers if a is not None and a.policy == policies[-1]]
-    worse = any(term.change is not None and term.change < 0 for answer in after for term in answer.terms)
+    worse = any(term.change is not None and round(term.change, 2) < 0 for answer in after for term in answer.terms)
     return Side(first.card, first.suite, turns, answers, worse)
 
 
@@ -134,6 +138,6 @@ def _answer(policy: str, reply: Reply, reference: Reply | None) -> Answer:
         terms.append(TermValue(name, value, change, reply.reasons.get(name, ())))
     # A gate or the composite may give reasons of its own.
     extra = [name for name in reply.reasons if name not in reply.terms and reply.reasons[name]]
-    terms += [TermValue(name, None, None, reply.reasons[name]) for name in extra]
+    terms += [TermValue(name, None, None, reply.reasons[name], scored=False) for name in extra]
     text, hits = mark_phrases(reply.reply, reply.reasons.get("blacklist", ()))
     return Answer(policy, reply.reply, text, tuple(terms), hits)

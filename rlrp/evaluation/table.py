@@ -9,7 +9,7 @@ from rich.text import Text
 from rlrp.evaluation.checks import Check
 from rlrp.evaluation.comparison import Comparison
 from rlrp.evaluation.metrics import VERDICT_WORDS, Verdict, difference, metric, number, verdict
-from rlrp.evaluation.text import policy_label, shown
+from rlrp.evaluation.text import difference_label, policy_label, shown
 
 _STYLES: dict[Verdict, str] = {"better": "green", "worse": "bold red", "unclear": "", "none": "dim", "neutral": "dim"}
 _MARKS: dict[bool | None, tuple[str, str]] = {
@@ -36,15 +36,13 @@ def render(comparison: Comparison) -> Group:
 
 def _table(comparison: Comparison, target: str) -> Table:
     policies = comparison.columns(target)
-    table = Table(
-        title=f"{policy_label(target)} against {policy_label(comparison.reference)}", title_justify="left", box=None
-    )
+    # Text and not str throughout: rich would read "[red]" in a policy's name as a style.
+    title = Text(f"{policy_label(target)} against {policy_label(comparison.reference)}")
+    table = Table(title=title, title_justify="left", box=None)
     table.add_column("metric", overflow="fold")
     for policy in policies:
         table.add_column(Text(policy_label(policy)), justify="right", overflow="fold", max_width=16)
-    table.add_column(
-        Text(f"{policy_label(target)}-{policy_label(comparison.reference)} [95%]"), overflow="fold", min_width=24
-    )
+    table.add_column(Text(f"{difference_label(target, comparison.reference)} [95%]"), overflow="fold", min_width=24)
     table.add_column("n", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for name, row in comparison.rows.items():

@@ -12,6 +12,7 @@ _HIDDEN = re.compile(
 )
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _KANA = re.compile(r"[\u3040-\u30ff]")
+_LONGEST_DIFFERENCE = 20
 _ROLE_LABELS = {"base": "base", "sft": "SFT", "rl": "RL"}
 
 
@@ -32,8 +33,14 @@ def language(text: str) -> str | None:
 
 
 def policy_label(policy: str) -> str:
-    """What tables call a policy; the name comes from a file."""
-    return _ROLE_LABELS.get(policy) or shown(policy)
+    """What tables call a policy, on one line; the name comes from a file."""
+    return _ROLE_LABELS.get(policy) or shown(" ".join(policy.split()))
+
+
+def difference_label(policy: str, reference: str) -> str:
+    """The heading of a column of differences, short enough for it."""
+    label = f"{policy_label(policy)} - {policy_label(reference)}"
+    return label if len(label) <= _LONGEST_DIFFERENCE else "Difference"
 
 
 def _mark(match: re.Match[str]) -> str:

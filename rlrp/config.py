@@ -1,0 +1,304 @@
+"""Typed settings. One YAML file is one experiment; unknown keys are errors; every field says what it does."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rlrp.errors import UserError
+from rlrp.files import read_text
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Settings(BaseModel):
+    """Base of all sections: unknown keys are errors, values are frozen once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class DataConfig(Settings):
+    """Where cards, dialogues and prompts are. ``builtin:`` names what the package ships."""
+
+    cards: str = "builtin:cards/en"
+    """A folder or file of character cards (JSON, PNG, charx)."""
+    dialogues: str = "builtin:dialogues/en"
+    """Dialogues of those characters for SFT and for the reward's positives."""
+    contrasts: str | None = "builtin:contrasts/en"
+    """Matched pairs of an in-role reply and a faulty one, for the reward; null without."""
+    general: str | None = "builtin:general/en.jsonl"
+    """General question-answer pairs that keep what the model could do; null without."""
+    prompts: str = "builtin:prompts/en.jsonl"
+    """What users say in RL: each line meets a training card."""
+    held_out: float | str = "builtin:splits.json"
+    """Characters never trained on: a share of the cards, or a file that names them."""
+
+
+class LoraConfig(Settings):
+    """Low-rank adapters (arXiv 2106.09685)."""
+
+    r: int = Field(16, ge=1)
+    """Rank."""
+    alpha: int = Field(32, ge=1)
+    """The update is scaled by alpha / r."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: str | list[str] = "all-linear"
+    """Modules to adapt: their names, or all linear layers but the vocabulary projection."""
+
+
+class SftConfig(Settings):
+    """Supervised fine-tuning on role-play dialogues mixed with general data."""
+
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the mixture; may be a fraction."""
+    batch_size: int = Field(4, ge=1)
+    """Dialogues per optimizer step."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Higher than usual, with a long warm-up, against overfitting on few dialogues per character."""
+    warmup_ratio: Fraction = 0.15
+    """Share of the steps in which the learning rate rises."""
+    general_share: float = 0.25
+    """Share of general data among all examples: above 0.5 is refused, outside 0.2 to 0.3 is warned about."""
+    max_tokens: int = Field(1024, ge=16)
+    """Longest dialogue in tokens; a longer one loses its last turns."""
+    lora: LoraConfig = LoraConfig()
+
+
+class RewardConfig(Settings):
+    """The composite reward: a trained one by path, or one to train from ``data``."""
+
+    path: str | None = None
+    """A ``reward.yaml`` made by ``rlrp reward train``; null trains one in the run directory."""
+    encoder: str = "packaged:all-minilm-l6-v2"
+    """Sentence encoder of the in-character classifier: packaged, hub id or directory."""
+    weights: dict[str, float] = Field(default_factory=dict)
+    """Weights that replace the defaults of the composite, by term; 0 logs a term without optimising it."""
+    length: tuple[int, int] | None = None
+    """The length guard's band (words; Chinese: characters); null keeps the term's own."""
+    base_replies: int = Field(60, ge=0)
+    """Replies that the base model is asked for, as negatives: what an assistant says."""
+
+
+class KlConfig(Settings):
+    """The anchor: KL(policy || SFT checkpoint), in the loss."""
+
+    coef: float = Field(0.05, ge=0)
+    """Weight in the loss; 0 leaves the anchor out (and saves the reference forward)."""
+    target: float | None = Field(0.10, gt=0)
+    """Per-token KL in nats that an adaptive coefficient steers to; null keeps ``coef`` fixed."""
+    gain: float = Field(0.2, gt=0)
+    """How strongly the coefficient answers, per step."""
+    estimator: Literal["k2", "k3", "k3_unbiased"] = "k3_unbiased"
+
+
+class RlConfig(Settings):
+    """Reinforcement learning. A step draws ``prompts * group_size`` replies and makes one update."""
+
+    algorithm: Literal["grpo", "dr_grpo"] = "grpo"
+    steps: int = Field(20, ge=1)
+    prompts: int = Field(4, ge=1)
+    """Prompts per step."""
+    group_size: int = Field(8, ge=2)
+    """Replies per prompt; with one, every advantage would be 0."""
+    token_budget: int = Field(1600, ge=64)
+    """Most tokens in one micro-batch: memory, not results, depends on it."""
+    max_new_tokens: int = Field(64, ge=1)
+    """Longest reply in tokens."""
+    temperature: float = Field(0.9, gt=0)
+    """Sampling temperature; log-probabilities everywhere are at this temperature."""
+    learning_rate: float = Field(3e-4, gt=0)
+    warmup_steps: int = Field(2, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    clip_low: float = Field(0.2, gt=0)
+    clip_high: float = Field(0.28, gt=0)
+    """Upper clipping of the ratio; above ``clip_low`` it is DAPO's clip-higher."""
+    advantage_scale: Literal["group", "batch", "none"] = "group"
+    kl: KlConfig = KlConfig()
+    lora: LoraConfig = LoraConfig()
+    share_prefix: bool = True
+    """Compute each prompt once per group."""
+    checkpoint_every: int = Field(10, ge=1)
+    """Steps between checkpoints; the last step always leaves one."""
+    keep_checkpoints: int = Field(2, ge=1)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class WorkerConfig(Settings):
+    """A pool of Ray actors and what each asks of the cluster."""
+
+    actors: int = Field(1, ge=1)
+    cpus: float = Field(0.5, ge=0)
+    """Logical CPUs per actor."""
+    gpus: float = Field(0, ge=0)
+    """GPUs per actor; a fraction shares one."""
+    threads: int | None = Field(None, ge=1)
+    """torch threads per actor; null takes the machine's cores divided by the actors of the pool."""
+    memory_gb: float | None = Field(None, gt=0)
+
+
+class ClusterConfig(Settings):
+    """Where workers run. Ray starts itself on this machine unless RAY_ADDRESS or a job names a cluster."""
+
+    rollout: WorkerConfig = WorkerConfig()
+    reward: WorkerConfig = WorkerConfig()
+    learner: WorkerConfig = WorkerConfig()
+    max_restarts: int = Field(3, ge=0)
+    """How often a rollout or reward actor that died is started again."""
+
+
+class EvaluationConfig(Settings):
+    """What policies are compared on: held-out cards, probes, general ability."""
+
+    prompts: str = "builtin:evaluation/prompts_en.jsonl"
+    over_cooperation: str = "builtin:evaluation/over_cooperation_en.jsonl"
+    general: str = "builtin:evaluation/general_en.jsonl"
+    text: str = "builtin:evaluation/text_en.txt"
+    prompts_per_card: int = Field(4, ge=1)
+    samples_per_prompt: int = Field(2, ge=1)
+    probes_per_card: int = Field(2, ge=1)
+    max_new_tokens: int = Field(64, ge=1)
+    temperature: float = Field(0.7, ge=0)
+    general_items: int | None = Field(None, ge=1)
+    """How many general items to ask; null asks all."""
+    resamples: int = Field(10_000, ge=100)
+
+
+class Config(Settings):
+    """One experiment."""
+
+    name: str = Field("run", pattern=r"^[\w.-]+$")
+    seed: int = Field(0, ge=0)
+    run_dir: str | None = None
+    """Where everything goes; null is ``runs/<name>``."""
+    model: str = "packaged:smollm2-135m-instruct"
+    """Hub id, directory, adapter directory, or ``packaged:NAME``."""
+    chat_template: str | None = None
+    """A Jinja file or a built-in name, for models without a template of their own."""
+    accept_terms: bool = False
+    """Accept the terms of a packaged model that has some."""
+    data: DataConfig = DataConfig()
+    sft: SftConfig | None = SftConfig()
+    """null starts RL from ``model`` itself: it is your SFT checkpoint."""
+    reward: RewardConfig = RewardConfig()
+    rl: RlConfig = RlConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _shares(self) -> Config:
+        if self.sft is not None and self.sft.general_share > 0.5:
+            raise ValueError(
+                f"sft.general_share: got {self.sft.general_share}, at most 0.5 (0.2 to 0.3 works well): role-play "
+                "dialogue must dominate"
+            )
+        return self
+
+    @property
+    def run(self) -> Path:
+        return Path(self.run_dir or f"runs/{self.name}")
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML experiment and apply ``--set a.b=c`` overrides, in order.
+
+    Raises:
+        UserError: missing file, no YAML, unknown key, wrong value: one line with file, line and key.
+    """
+    text = read_text(path)
+    try:
+        raw = yaml.safe_load(text)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}" if mark else None
+        raise UserError(f"is not YAML: {getattr(error, 'problem', error)}", file=path, place=place) from None
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        raise UserError(f"got a {type(raw).__name__}, expected keys and values", file=path)
+    for override in overrides:
+        _apply(raw, override)
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise _one_line(error, path, node, overrides) from None
+
+
+def dump_config(config: Config) -> str:
+    """The resolved settings as YAML, defaults included."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def fingerprint(*sections: Any) -> str:
+    """A short hash of settings: a stage's result belongs to the settings it was made with."""
+    plain = [s.model_dump(mode="json") if isinstance(s, BaseModel) else s for s in sections]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"got {override!r}, expected KEY=VALUE such as rl.steps=10", place="--set")
+    *parents, last = key.strip().split(".")
+    target = raw
+    for parent in parents:
+        child = target.get(parent)
+        if child is None:
+            child = target[parent] = {}
+        if not isinstance(child, dict):
+            raise UserError(f"{parent!r} is not a section", place=f"--set {key}")
+        target = child
+    try:
+        target[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"{value!r} is not a YAML value", place=f"--set {key}") from None
+
+
+def _one_line(error: ValidationError, path: str | Path, node: Any, overrides: Sequence[str]) -> UserError:
+    first = error.errors()[0]
+    loc = [str(part) for part in first["loc"] if not str(part).startswith("function-")]
+    key = ".".join(loc)
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(loc[-1], _fields_at(loc[:-1]), n=1)
+        message = f"unknown key {loc[-1]!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+        if not close:
+            message += f"; known keys are {', '.join(_fields_at(loc[:-1]))}"
+    elif first["type"] == "value_error":
+        message = str(first["ctx"]["error"])
+    else:
+        message = f"got {first['input']!r}: {first['msg']}"
+    if any(override.partition("=")[0].strip() == key for override in overrides):
+        return UserError(message, file="--set", place=key)
+    line = _line_of(node, loc)
+    return UserError(message, file=path, place=f"line {line}: {key}" if line and key else key or None)
+
+
+def _fields_at(loc: Sequence[str]) -> list[str]:
+    model: Any = Config
+    for part in loc:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            return []
+        options = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+    return list(getattr(model, "model_fields", {}))
+
+
+def _line_of(node: Any, loc: Sequence[str]) -> int | None:
+    """The line of the deepest key of ``loc`` that the file has."""
+    line = None
+    for part in loc:
+        if not isinstance(node, yaml.MappingNode):
+            break
+        found = next(((k, v) for k, v in node.value if k.value == part), None)
+        if found is None:
+            break
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line

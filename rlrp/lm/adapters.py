@@ -1,0 +1,101 @@
+"""LoRA adapters: adding one to a model, moving its weights between processes, and merging them for sampling."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+AdapterState = dict[str, Tensor]
+"""PEFT's names (``base_model.model.….lora_A.weight``) to CPU tensors, as in ``adapter_model.safetensors``."""
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    r: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    targets: str | tuple[str, ...] = "all-linear"
+
+    @property
+    def scaling(self) -> float:
+        return self.alpha / self.r
+
+
+def add_lora(model: Any, settings: LoraSettings, *, seed: int) -> Any:
+    """Wrap the model with a fresh adapter (which changes nothing yet: its B matrices are 0)."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
+    config = LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def adapter_state(model: Any) -> AdapterState:
+    """A copy of the adapter's weights on the CPU."""
+    from peft import get_peft_model_state_dict
+
+    return {name: t.detach().cpu().clone().contiguous() for name, t in get_peft_model_state_dict(model).items()}
+
+
+def checksum(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and bytes: equal exactly when every weight is."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class MergedAdapter:
+    """A plain model whose weights are kept at base + adapter, so that sampling pays nothing for LoRA.
+
+    The base weights of the adapted layers are kept aside and every merge starts from them, so nothing drifts however
+    often it is synchronised. What ``checksum`` reports is what was merged last.
+    """
+
+    def __init__(self, model: Any, scaling: float):
+        self.model = model
+        self.scaling = scaling
+        self.base: dict[str, Tensor] = {}
+        self.held: AdapterState = {}
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor]) -> str:
+        """Merge an adapter; returns the checksum of what is held now."""
+        pairs = {name.removesuffix(".lora_A.weight") for name in state if name.endswith(".lora_A.weight")}
+        if len(pairs) * 2 != len(state):
+            odd = [name for name in state if ".lora_A." not in name and ".lora_B." not in name]
+            raise ValueError(f"not a plain LoRA state: {odd[:3] or 'A and B matrices do not pair'}")
+        for name in pairs:
+            weight = self._weight(name)
+            base = self.base.setdefault(name, weight.detach().clone())
+            a, b = (state[f"{name}.lora_{part}.weight"].to(base) for part in "AB")
+            weight.copy_(torch.addmm(base, b, a, alpha=self.scaling))
+        self.held = {name: tensor.clone() for name, tensor in state.items()}
+        return self.checksum()
+
+    @torch.no_grad()
+    def unload(self) -> None:
+        """Back to the base weights."""
+        for name, base in self.base.items():
+            self._weight(name).copy_(base)
+        self.held = {}
+
+    def checksum(self) -> str:
+        return checksum(self.held)
+
+    def _weight(self, name: str) -> Tensor:
+        return self.model.get_submodule(name.removeprefix("base_model.model.")).weight

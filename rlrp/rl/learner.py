@@ -1,0 +1,265 @@
+"""The learner: a LoRA policy, its anchor (the same model with the adapter off) and one optimizer step per batch.
+
+Left out here: a critic (the group's mean is the baseline) and several updates per batch.
+Shapes: B completions, S tokens of all completions of a micro-batch end to end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rlrp.lm.adapters import AdapterState, LoraSettings, adapter_state, add_lora, checksum
+from rlrp.lm.load import load_model
+from rlrp.lm.scoring import TokenGroup, micro_batches, token_logprobs
+from rlrp.lm.shared_prefix import use_shared_prefix
+from rlrp.rl.kl import Estimator, KlController, kl_estimate
+from rlrp.rl.losses import Aggregate, grpo_loss, token_weights
+
+
+class TrainingDiverged(RuntimeError):
+    """The run must stop: numbers are wrong in a way that more steps will not mend."""
+
+
+@dataclass(frozen=True)
+class LearnerSettings:
+    model: str
+    chat_template: str | None = None
+    lora: LoraSettings = LoraSettings()
+    seed: int = 0
+    learning_rate: float = 3e-4
+    warmup_steps: int = 0
+    max_grad_norm: float = 1.0
+    aggregate: Aggregate = "grpo"
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    temperature: float = 1.0
+    max_new_tokens: int = 64
+    token_budget: int = 2048
+    share_prefix: bool = True
+    kl_coef: float = 0.0
+    kl_target: float | None = None
+    kl_gain: float = 0.1
+    kl_estimator: Estimator = "k3_unbiased"
+    dtype: str = "float32"
+    device: str = "cpu"
+    threads: int | None = None
+
+    @property
+    def first_step_tolerance(self) -> float:
+        """How far sampler and learner may differ (mean, nats), and how large the KL may be, before the first update."""
+        return 1e-3 if self.dtype == "float32" else 5e-2
+
+
+@dataclass(frozen=True)
+class TrainGroup:
+    """A prompt and its completions with the sampler's log-probabilities and the advantages."""
+
+    prompt: tuple[int, ...]
+    completions: tuple[tuple[int, ...], ...]
+    logps: tuple[tuple[float, ...], ...]
+    advantages: tuple[float, ...]
+
+
+@dataclass
+class StepReport:
+    """What one step did: numbers for the log, and per completion (in input order) its KL to the anchor."""
+
+    metrics: dict[str, float]
+    kl: list[list[float]] = field(default_factory=list)
+
+
+class Learner:
+    """Holds the policy and moves it. A plain class: Ray wraps it elsewhere."""
+
+    def __init__(self, settings: LearnerSettings):
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        self.settings = settings
+        lm = load_model(
+            settings.model,
+            chat_template=settings.chat_template,
+            dtype=getattr(torch, settings.dtype),
+            device=settings.device,
+        )
+        use_shared_prefix(lm.model)
+        self.model = add_lora(lm.model, settings.lora, seed=settings.seed)
+        self.model.train()
+        self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=settings.learning_rate, weight_decay=0.0)
+        self.kl = KlController(settings.kl_coef, settings.kl_target, settings.kl_gain)
+        self.updates = 0
+        self.skipped_in_a_row = 0
+
+    def step(self, groups: Sequence[TrainGroup]) -> StepReport:
+        """One update on the groups; the loss is weighted over the whole batch, however it is split."""
+        settings = self.settings
+        lengths = torch.tensor([len(c) for g in groups for c in g.completions])
+        if int(lengths.sum()) == 0:
+            raise TrainingDiverged("every completion of the batch is empty")
+        weights = token_weights(lengths, settings.aggregate, max_tokens=settings.max_new_tokens).split(lengths.tolist())
+        first = [sum(len(g.completions) for g in groups[:i]) for i in range(len(groups))]
+        tally = _Tally([[0.0] * len(g.completions) for g in groups])
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * min(1.0, (self.updates + 1) / max(1, settings.warmup_steps))
+        token_groups = [TokenGroup(g.prompt, g.completions) for g in groups]
+        for pack, places in micro_batches(token_groups, settings.token_budget, share_prefix=settings.share_prefix):
+            weight = torch.cat([weights[first[g] + c] for g, c in places])
+            self._micro_step(pack, places, groups, weight, tally)
+        if self.updates == 0:
+            self._check_first_step(tally)
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), settings.max_grad_norm))
+        self._update(tally.loss, grad_norm)
+        kl = tally.mean("kl")
+        metrics = tally.metrics() | {
+            "grad_norm": grad_norm,
+            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+            "kl_coef": self.kl.coef,
+            "skipped_in_a_row": float(self.skipped_in_a_row),
+        }
+        self.kl.update(kl)
+        return StepReport(metrics, tally.kl)
+
+    def _micro_step(
+        self,
+        pack: list[TokenGroup],
+        places: list[tuple[int, int]],
+        groups: Sequence[TrainGroup],
+        weight: Tensor,
+        tally: _Tally,
+    ) -> None:
+        settings = self.settings
+        device = next(iter(self.parameters.values())).device
+        counts = [len(groups[g].completions[c]) for g, c in places]
+        old = torch.tensor([x for g, c in places for x in groups[g].logps[c]], device=device)
+        advantage = torch.tensor([groups[g].advantages[c] for g, c in places]).repeat_interleave(torch.tensor(counts))
+        reference = self._reference(pack) if settings.kl_coef > 0 else None
+        logp = token_logprobs(
+            self.model, pack, temperature=settings.temperature, share_prefix=settings.share_prefix
+        ).logp
+        kl = None
+        if reference is not None:
+            kl = kl_estimate(logp, reference, settings.kl_estimator, old_logp=old)
+            value = kl_estimate(logp.detach(), reference, "k3")
+            for (g, c), part in zip(places, value.split(counts), strict=True):
+                tally.kl[g][c] = float(part.mean()) if len(part) else 0.0
+            tally.add("kl", value)
+        out = grpo_loss(
+            logp,
+            old,
+            advantage.to(device),
+            weight.to(device),
+            clip_low=settings.clip_low,
+            clip_high=settings.clip_high,
+            kl_S=kl,
+            kl_coef=self.kl.coef,
+        )
+        out.loss.backward()
+        tally.loss += float(out.loss.detach())
+        tally.add("ratio", out.ratio)
+        tally.add("clip_fraction", out.clipped.float())
+        tally.add("logp_gap", (logp.detach() - old).abs())
+        tally.add("entropy", -logp.detach())
+
+    @torch.no_grad()
+    def _reference(self, pack: list[TokenGroup]) -> Tensor:
+        settings = self.settings
+        with self.model.disable_adapter():
+            scores = token_logprobs(
+                self.model, pack, temperature=settings.temperature, share_prefix=settings.share_prefix
+            )
+        return scores.logp
+
+    def _check_first_step(self, tally: _Tally) -> None:
+        """Before the first update policy, sampler and anchor are one model; if they are not, nothing else matters."""
+        tolerance = self.settings.first_step_tolerance
+        for name, meaning in (
+            ("logp_gap", "sampler and learner disagree on log-probabilities"),
+            ("kl", "the KL to the anchor is not 0 before the first update"),
+        ):
+            if tally.mean(name) > tolerance:
+                raise TrainingDiverged(f"{meaning}: {tally.mean(name):.2g} nats a token, expected below {tolerance:g}")
+
+    def _update(self, loss: float, grad_norm: float) -> None:
+        if torch.isfinite(torch.tensor([loss, grad_norm])).all():
+            self.optimizer.step()
+            self.skipped_in_a_row = 0
+        else:
+            self.skipped_in_a_row += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        self.updates += 1
+        if self.skipped_in_a_row >= 3:
+            raise TrainingDiverged("three losses in a row were not finite; the last checkpoint is from before them")
+
+    def adapter(self) -> tuple[AdapterState, str]:
+        """The policy's weights as a LoRA state, and their checksum."""
+        state = adapter_state(self.model)
+        return state, checksum(state)
+
+    def save(self, folder: str | Path) -> None:
+        """Adapter, tokenizer-independent training state: what ``load`` needs for the same bits, without pickle."""
+        folder = Path(folder)
+        self.model.save_pretrained(folder)
+        moments = {}
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                moments[f"{key}/{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
+        save_file(moments, folder / "optimizer.safetensors")
+        state = {"updates": self.updates, "skipped_in_a_row": self.skipped_in_a_row, "kl": self.kl.state()}
+        (folder / "learner.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+
+    def load(self, folder: str | Path) -> None:
+        """Continue from ``save``'s folder."""
+        from peft import set_peft_model_state_dict
+
+        folder = Path(folder)
+        set_peft_model_state_dict(self.model, load_file(folder / "adapter_model.safetensors"))
+        moments = load_file(folder / "optimizer.safetensors")
+        for name, parameter in self.parameters.items():
+            found = {key.partition("/")[0]: value for key, value in moments.items() if key.partition("/")[2] == name}
+            if found:
+                self.optimizer.state[parameter] = {
+                    key: value if key == "step" else value.to(parameter) for key, value in found.items()
+                }
+        state = json.loads((folder / "learner.json").read_text(encoding="utf-8"))
+        self.updates, self.skipped_in_a_row = int(state["updates"]), int(state["skipped_in_a_row"])
+        self.kl.load(state["kl"])
+
+
+class _Tally:
+    """Sums over micro-batches, so that what is logged does not depend on the split."""
+
+    def __init__(self, kl: list[list[float]]):
+        self.loss = 0.0
+        self.kl = kl
+        self.sums: dict[str, tuple[float, int, float, float]] = {}
+
+    def add(self, name: str, values: Tensor) -> None:
+        if values.numel():
+            total, count, low, high = self.sums.get(name, (0.0, 0, float("inf"), float("-inf")))
+            self.sums[name] = (
+                total + float(values.double().sum()),
+                count + values.numel(),
+                min(low, float(values.min())),
+                max(high, float(values.max())),
+            )
+
+    def mean(self, name: str) -> float:
+        total, count, *_ = self.sums.get(name, (0.0, 0))
+        return total / count if count else 0.0
+
+    def metrics(self) -> dict[str, Any]:
+        out: dict[str, Any] = {"loss": self.loss}
+        for name, (_, count, low, high) in self.sums.items():
+            out[name] = self.mean(name)
+            if name in ("ratio", "logp_gap"):
+                out[f"{name}_min"], out[f"{name}_max"] = low, high
+            out["reply_tokens_total"] = float(count)
+        return out

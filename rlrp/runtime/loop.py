@@ -1,0 +1,133 @@
+"""The training loop: sample, judge, advantage, step, sync, log, checkpoint.
+
+It knows neither Ray nor any reward: it is handed whatever samples, judges and learns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from rlrp.dialogue.types import Sample
+from rlrp.lm.adapters import AdapterState
+from rlrp.lm.prompts import Prompt
+from rlrp.lm.sampling import Completion, SampleRequest, SamplingSettings
+from rlrp.protocols import Judgement
+from rlrp.rl.advantages import Scale, equal_groups, group_advantages
+from rlrp.rl.learner import StepReport, TrainGroup
+
+
+class Samples(Protocol):
+    def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[list[Completion]]: ...
+    def sync(self, state: AdapterState, expected: str) -> None: ...
+
+
+class Judges(Protocol):
+    def judge(self, groups: Sequence[Sequence[Sample]]) -> list[list[Judgement]]: ...
+
+
+class Learns(Protocol):
+    def step(self, groups: Sequence[TrainGroup]) -> StepReport: ...
+    def adapter(self) -> tuple[AdapterState, str]: ...
+
+
+class Log(Protocol):
+    def write(self, step: int, groups: Sequence[Group], report: StepReport, seconds: dict[str, float]) -> None: ...
+
+
+@dataclass
+class Group:
+    """One prompt with its completions, and what became of them."""
+
+    prompt: Prompt
+    completions: list[Completion]
+    judgements: list[Judgement] = field(default_factory=list)
+    advantages: list[float] = field(default_factory=list)
+    kl: list[float] = field(default_factory=list)
+    equal: bool = False
+
+    def samples(self) -> list[Sample]:
+        return [self.prompt.sample(completion.text) for completion in self.completions]
+
+    def training(self) -> TrainGroup:
+        return TrainGroup(
+            self.prompt.ids,
+            tuple(completion.ids for completion in self.completions),
+            tuple(completion.logps for completion in self.completions),
+            tuple(self.advantages),
+        )
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    steps: int
+    group_size: int
+    sampling: SamplingSettings
+    seed: int = 0
+    advantage_scale: Scale = "group"
+    checkpoint_every: int = 10
+
+
+def train(
+    settings: LoopSettings,
+    prompts_at: Callable[[int], list[Prompt]],
+    rollouts: Samples,
+    judges: Judges,
+    learner: Learns,
+    log: Log,
+    checkpoint: Callable[[int], None],
+    start: int = 0,
+) -> None:
+    """Run steps ``start`` to ``settings.steps``. Everything random is a function of the seed and the step."""
+    rollouts.sync(*learner.adapter())
+    for step in range(start, settings.steps):
+        clock = _Clock()
+        with clock("sample"):
+            prompts = prompts_at(step)
+            requests = [SampleRequest(p.ids, completion_seeds(settings, step, i)) for i, p in enumerate(prompts)]
+            completions = rollouts.sample(requests, settings.sampling)
+            groups = [Group(p, c) for p, c in zip(prompts, completions, strict=True)]
+        with clock("judge"):
+            for group, judgements in zip(groups, judges.judge([g.samples() for g in groups]), strict=True):
+                group.judgements = judgements
+        set_advantages(groups, settings.advantage_scale)
+        with clock("learn"):
+            report = learner.step([group.training() for group in groups])
+            for group, kl in zip(groups, report.kl, strict=True):
+                group.kl = kl
+        with clock("sync"):
+            rollouts.sync(*learner.adapter())
+        log.write(step, groups, report, clock.seconds)
+        if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
+            checkpoint(step + 1)
+
+
+def set_advantages(groups: Sequence[Group], scale: Scale) -> None:
+    """Advantages from the judgements' totals; groups whose rewards are all equal are marked."""
+    reward_PG = torch.tensor([[j.total for j in group.judgements] for group in groups], dtype=torch.float64)
+    advantages, equal = group_advantages(reward_PG, scale=scale), equal_groups(reward_PG)
+    for group, row, same in zip(groups, advantages.tolist(), equal.tolist(), strict=True):
+        group.advantages, group.equal = row, same
+
+
+def completion_seeds(settings: LoopSettings, step: int, prompt: int) -> tuple[int, ...]:
+    """One seed per completion, so that what is drawn depends neither on batching nor on the number of actors."""
+    keys = (f"{settings.seed}/{step}/{prompt}/{g}".encode() for g in range(settings.group_size))
+    return tuple(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) for key in keys)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str):  # type: ignore[no-untyped-def]
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - started

@@ -1,0 +1,134 @@
+"""What a run writes as it goes: a line a step, every sample with every term, curves for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rlrp.files import atomic_path, read_jsonl, write_text
+from rlrp.rl.learner import StepReport
+from rlrp.runtime.loop import Group
+
+
+class RunLog:
+    """Appends to a run directory; on resume, lines of steps that will be done again are dropped first."""
+
+    def __init__(self, folder: Path, start: int = 0, show: Any = None):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder, self.show = folder, show
+        self.path = folder / "metrics.jsonl"
+        (folder / "samples").mkdir(parents=True, exist_ok=True)
+        keep_steps(self.path, start)
+        for path in (folder / "samples").glob("step-*.parquet"):
+            if int(path.stem.removeprefix("step-")) >= start:
+                path.unlink()
+        self.stream = self.path.open("a", encoding="utf-8")
+        self.board = SummaryWriter(str(folder), purge_step=start or None)
+
+    def write(self, step: int, groups: Sequence[Group], report: StepReport, seconds: dict[str, float]) -> None:
+        row = {"step": step + 1, **report.metrics, **reward_metrics(groups)}
+        row |= {f"seconds/{name}": value for name, value in seconds.items()}
+        self.stream.write(json.dumps({k: _finite(v) for k, v in row.items()}) + "\n")
+        self.stream.flush()
+        os.fsync(self.stream.fileno())
+        for name, value in row.items():
+            if name != "step":
+                self.board.add_scalar(name, value, step + 1)
+        self.board.flush()
+        write_samples(self.folder / "samples" / f"step-{step:06d}.parquet", step, groups)
+        if self.show:
+            self.show(row)
+
+    def close(self) -> None:
+        self.stream.close()
+        self.board.close()
+
+
+def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """Total and every term: mean, spread, abstentions, correlation with length; groups that teach nothing."""
+    judgements = [j for group in groups for j in group.judgements]
+    completions = [c for group in groups for c in group.completions]
+    lengths = [float(len(c.ids)) for c in completions]
+    row = {
+        "reward/total": fmean(j.total for j in judgements),
+        "reward/total_std": pstdev(j.total for j in judgements),
+        "reply_tokens": fmean(lengths),
+        "finished": fmean(float(c.finish == "stop") for c in completions),
+        "equal_groups": fmean(float(group.equal) for group in groups),
+    }
+    for name in judgements[0].terms:
+        pairs = [(v, n) for j, n in zip(judgements, lengths, strict=True) if (v := j.terms[name]) is not None]
+        row[f"abstained/{name}"] = 1.0 - len(pairs) / len(judgements)
+        if pairs:
+            values = [value for value, _ in pairs]
+            row[f"reward/{name}"] = fmean(values)
+            row[f"reward/{name}_std"] = pstdev(values)
+            row[f"length_correlation/{name}"] = _correlation(pairs)
+    if "reward/judge" in row:
+        row["judge"] = row["reward/judge"]
+    return row
+
+
+def write_samples(path: Path, step: int, groups: Sequence[Group]) -> None:
+    """One parquet row per completion: text, tokens, advantage, KL, and a column per term (null: abstained)."""
+    rows: list[dict[str, Any]] = []
+    for group in groups:
+        for i, (completion, judgement) in enumerate(zip(group.completions, group.judgements, strict=True)):
+            rows.append(
+                {
+                    "step": step + 1,
+                    "prompt_id": group.prompt.id,
+                    "card": group.prompt.card_id,
+                    "messages": json.dumps([m.as_dict() for m in group.prompt.messages], ensure_ascii=False),
+                    "completion": completion.text,
+                    "finish": completion.finish,
+                    "tokens": len(completion.ids),
+                    "total": judgement.total,
+                    "advantage": group.advantages[i],
+                    "kl": group.kl[i],
+                    **{f"term/{name}": value for name, value in judgement.terms.items()},
+                    "parts": json.dumps(judgement.parts, ensure_ascii=False),
+                    "reasons": json.dumps(judgement.reasons, ensure_ascii=False),
+                }
+            )
+    names = list(rows[0])
+    columns = {n: [row[n] for row in rows] for n in names}
+    arrays = {
+        n: pa.array(v, pa.float64()) if n.startswith("term/") else pa.array(v) for n, v in columns.items()
+    }
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.table(arrays), temporary)
+
+
+def keep_steps(path: Path, steps: int) -> None:
+    """Drop the lines after the first ``steps`` steps; an unfinished last line goes with them."""
+    if not path.exists():
+        return
+    whole = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    write_text(path, "".join(line for line in whole if json.loads(line)["step"] <= steps))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    return [row for _, row in read_jsonl(path)]
+
+
+def _correlation(pairs: Sequence[tuple[float, float]]) -> float:
+    xs, ys = zip(*pairs, strict=True)
+    sx, sy = pstdev(xs), pstdev(ys)
+    if sx == 0 or sy == 0:
+        return 0.0
+    mx, my = fmean(xs), fmean(ys)
+    return fmean((x - mx) * (y - my) for x, y in pairs) / (sx * sy)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

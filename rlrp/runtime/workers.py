@@ -1,0 +1,61 @@
+"""The workers as plain classes: they run in a test without Ray, and Ray wraps them in ``cluster``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from rlrp.dialogue.types import Sample
+from rlrp.lm.adapters import AdapterState, LoraSettings, MergedAdapter
+from rlrp.lm.load import load_model
+from rlrp.lm.sampling import Completion, Sampler, SampleRequest, SamplingSettings
+from rlrp.lm.shared_prefix import use_shared_prefix
+from rlrp.protocols import Judgement, Reward
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    model: str
+    chat_template: str | None = None
+    lora: LoraSettings = LoraSettings()
+    dtype: str = "float32"
+    device: str = "cpu"
+    threads: int | None = None
+
+
+class RolloutWorker:
+    """Holds the policy's merged weights and samples from them."""
+
+    def __init__(self, settings: RolloutSettings):
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        lm = load_model(
+            settings.model,
+            chat_template=settings.chat_template,
+            dtype=getattr(torch, settings.dtype),
+            device=settings.device,
+        )
+        use_shared_prefix(lm.model)
+        self.adapter = MergedAdapter(lm.model, settings.lora.scaling)
+        self.sampler = Sampler(lm)
+
+    def load_adapter(self, state: AdapterState) -> str:
+        """Take new weights; the checksum of what is held now goes back to whoever sent them."""
+        return self.adapter.load(state)
+
+    def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[list[Completion]]:
+        return self.sampler.sample(requests, settings)
+
+
+class RewardWorker:
+    """Holds the composite reward and judges groups."""
+
+    def __init__(self, build: Callable[[], Reward], threads: int | None = None):
+        if threads:
+            torch.set_num_threads(threads)
+        self.reward = build()
+
+    def judge(self, groups: Sequence[Sequence[Sample]]) -> list[list[Judgement]]:
+        return self.reward.judge(groups)
