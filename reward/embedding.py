@@ -1,4 +1,8 @@
-"""Text embeddings behind one small interface: a sentence encoder, or character n-grams where none is at hand."""
+"""Text embeddings behind one small interface: a sentence encoder, or character n-grams where none is at hand.
+
+N-grams are the choice for Chinese: no small encoder that knows Chinese installs with the project, and mean-pooled
+token vectors of a small language model cost ten times the time (figures in the model card).
+"""
 
 from __future__ import annotations
 
@@ -13,17 +17,25 @@ from numpy.typing import NDArray
 from rlrp.errors import UserError
 from rlrp.lm.load import resolve_model
 
+Floats = NDArray[np.float32]
+NGRAMS = "ngrams:"
+"""Prefix of the spec of an n-gram encoder, before its dimension; it is fitted with the classifier and stored in it."""
+BUCKETS = 1 << 13
 MAX_TOKENS = 192
 """Of a text, in the encoder's tokens. A card's first paragraph and a reply of role-play length fit."""
 
 
 class Encoder(Protocol):
-    """Texts to unit vectors."""
+    """Texts to unit vectors.
+
+    ``semantic`` says whether two texts' vectors are near for what they mean, so that their cosine is worth having.
+    """
 
     spec: str
     dimension: int
+    semantic: bool
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str]) -> Floats:
         """One row a text, each of length 1 (0 for a text without content)."""
         ...
 
@@ -46,17 +58,17 @@ class SentenceEncoder:
         Raises:
             UserError: no such model, or one that cannot be loaded.
         """
-        self.spec = spec
+        self.spec, self.semantic = spec, True
         self._model = _load(resolve_model(spec), spec, device)
         own = self._model.max_seq_length
         self._model.max_seq_length = min(max_tokens, own) if own else max_tokens
         self.dimension = int(self._model.get_embedding_dimension())
         self._remember = remember
-        self._known: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+        self._known: OrderedDict[str, Floats] = OrderedDict()
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str]) -> Floats:
         """Unit vectors, one row a text; texts seen lately cost nothing."""
-        found: dict[str, NDArray[np.float32]] = {}
+        found: dict[str, Floats] = {}
         for text in dict.fromkeys(texts):
             if text in self._known:
                 self._known.move_to_end(text)
@@ -71,6 +83,69 @@ class SentenceEncoder:
             while len(self._known) > self._remember:
                 self._known.popitem(last=False)
         return np.stack([found[text] for text in texts]) if texts else np.zeros((0, self.dimension), np.float32)
+
+
+class NgramEncoder:
+    """Counts of hashed character n-grams, weighted by rarity and projected on their main directions (LSA)."""
+
+    def __init__(self, rarity: Floats, directions: Floats):
+        """Use fitted arrays: rarity (BUCKETS,), directions (dimension, BUCKETS)."""
+        self.rarity, self.directions = rarity, directions
+        self.dimension, self.semantic = len(directions), False
+        self.spec = f"{NGRAMS}{self.dimension}"
+
+    @classmethod
+    def fit(cls, texts: Sequence[str], dimension: int, *, seed: int = 0) -> NgramEncoder:
+        """Learn rarity and directions from ``texts``; fewer texts than dimensions give fewer dimensions."""
+        from sklearn.decomposition import TruncatedSVD
+
+        counts = _hashed(texts)
+        seen = np.asarray((counts > 0).sum(axis=0)).ravel()
+        rarity = np.where(seen > 0, np.log((1 + len(texts)) / (1 + seen)) + 1, 0.0).astype(np.float32)
+        weighted = _unit_rows(counts.multiply(rarity).tocsr())
+        size = max(1, min(dimension, len(texts) - 1))
+        svd = TruncatedSVD(size, random_state=seed).fit(weighted)
+        return cls(rarity, svd.components_.astype(np.float32))
+
+    def encode(self, texts: Sequence[str]) -> Floats:
+        """Unit vectors, one row a text."""
+        if not texts:
+            return np.zeros((0, self.dimension), np.float32)
+        weighted = _unit_rows(_hashed(texts).multiply(self.rarity).tocsr())
+        vectors = np.asarray(weighted @ self.directions.T, dtype=np.float32)
+        return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6), np.float32)
+
+
+def _hashed(texts: Sequence[str]) -> Any:
+    """Sublinear counts of character 1- to 3-grams in BUCKETS columns, sparse."""
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    hasher = HashingVectorizer(
+        analyzer="char", ngram_range=(1, 3), n_features=BUCKETS, norm=None, alternate_sign=False, dtype=np.float32
+    )
+    counts = hasher.transform(texts)
+    counts.data = np.log1p(counts.data)
+    return counts
+
+
+def _unit_rows(matrix: Any) -> Any:
+    from sklearn.preprocessing import normalize
+
+    return normalize(matrix, copy=False)
+
+
+def ngram_dimension(spec: str) -> int | None:
+    """The dimension in ``ngrams:N``; None for the spec of a model.
+
+    Raises:
+        UserError: N is not a number from 1 to 1024.
+    """
+    if not spec.startswith(NGRAMS):
+        return None
+    size = spec.removeprefix(NGRAMS)
+    if not size.isdecimal() or not 1 <= int(size) <= 1024:
+        raise UserError(f"got {spec!r}, expected {NGRAMS}N with N from 1 to 1024, e.g. {NGRAMS}128", place="encoder")
+    return int(size)
 
 
 def _load(path: str, spec: str, device: str) -> Any:

@@ -87,11 +87,18 @@ def visible_text(reply: str) -> str:
     return "".join(reply[s.start : s.end] for s in split_spans(reply) if s.kind != "plan").strip()
 
 
+@lru_cache(maxsize=512)
+def expanded(card: CharacterCard, text: str) -> str:
+    """A text of the card's with its macros replaced, and without the marks between examples; the name if empty."""
+    plain = substitute(text, char=card.display_name, user=default_user_name(card))
+    return plain.replace("<START>", "").strip() or card.display_name
+
+
+@lru_cache(maxsize=512)
 def card_summary(card: CharacterCard) -> str:
-    """The card's own words, macros replaced: who the character is, then how it speaks."""
+    """The card's own words: who the character is, then how it speaks."""
     parts = (card.display_name, card.description, card.personality, card.scenario, card.greeting, card.examples)
-    text = "\n".join(part for part in parts if part)
-    return substitute(text, char=card.display_name, user=default_user_name(card)).replace("<START>", "").strip()
+    return expanded(card, "\n".join(part for part in parts if part))
 
 
 def _row(sample: Sample, language: Language) -> dict[str, float]:

@@ -29,7 +29,7 @@ def auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) 
 def brier(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Mean squared distance of the probability from what was the case."""
     y, p = np.asarray(labels, float), np.asarray(probabilities, float)
-    return float(np.average((p - y) ** 2, weights=weights))
+    return float(np.average((p - y) ** 2, weights=None if weights is None else np.asarray(weights, float)))
 
 
 def calibration_error(

@@ -18,6 +18,8 @@ from rlrp.cards import CharacterCard
 from rlrp.dialogue.types import Dialogue, Message, Sample
 
 IN_ROLE = "in_role"
+MISPLACED = frozenset({"other_character", "shuffled"})
+"""Kinds that are somebody's good reply, out of its place; the others are faulty wherever they stand."""
 
 KIND_WEIGHTS: dict[str, float] = {
     "other_character": 1.0,
@@ -29,6 +31,8 @@ KIND_WEIGHTS: dict[str, float] = {
     "cut_off": 0.15,
     "shuffled": 0.3,
 }
+_SWAPS = 3
+"""Other characters' replies in the place of each reply. They are texts that are there anyway, so that they cost little."""
 """Each kind's share of the negatives' weight, before it is normalised over the kinds that are there."""
 
 
@@ -142,11 +146,11 @@ def _other_characters(characters: Sequence[Character], rng: random.Random) -> li
         if not others:
             continue
         for example in _positives(character):
-            place = len(example.sample.messages)
-            replies = _replies_at(rng.choice(others), place)
-            if replies:
-                sample = replace(example.sample, reply=rng.choice(replies))
-                found.append(Example(sample, "other_character", character.slug))
+            for other in rng.sample(others, min(_SWAPS, len(others))):
+                replies = _replies_at(other, len(example.sample.messages))
+                if replies:
+                    sample = replace(example.sample, reply=rng.choice(replies))
+                    found.append(Example(sample, "other_character", character.slug))
     return found
 
 

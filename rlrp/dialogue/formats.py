@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrp.cards import CharacterCard, parse_card
-from rlrp.dialogue.items import card_of_slug, shortened
+from rlrp.dialogue.items import card_of_slug, checked_text, shortened
 from rlrp.dialogue.types import Dialogue, Message, Role
 from rlrp.errors import UserError
 
@@ -103,10 +103,7 @@ def _messages(
         if not isinstance(role, str) or role not in roles:
             expected = ", ".join(roles)
             raise UserError(f"got {role!r}, expected one of {expected}", file=file, place=f"{place}.{role_key}")
-        text = item.get(text_key)
-        if not isinstance(text, str) or not text.strip():
-            what = "is empty" if isinstance(text, str) else f"got {type(text).__name__}, expected text"
-            raise UserError(what, file=file, place=f"{place}.{text_key}")
+        text = checked_text(item.get(text_key), file, f"{place}.{text_key}")
         messages.append(Message(roles[role], text))
     return messages
 
@@ -116,11 +113,10 @@ def _with_system(messages: list[Message], system: object, file: Path, number: in
     if system is None or system == "":
         return messages
     place = f"line {number}, system"
-    if not isinstance(system, str):
-        raise UserError(f"got {type(system).__name__}, expected text", file=file, place=place)
+    text = checked_text(system, file, place, may_be_empty=True)
     if messages and messages[0].role == "system":
         raise UserError("a second system text: the first turn is one too; keep one", file=file, place=place)
-    return [Message("system", system), *messages] if system.strip() else messages
+    return [Message("system", text), *messages] if text.strip() else messages
 
 
 def _check_turns(messages: Sequence[Message], file: Path, number: int) -> None:
@@ -155,10 +151,9 @@ def _chat_text(line: Mapping[str, Any], file: Path, number: int) -> str:
     text = line.get("mes")
     if isinstance(text, dict):  # Chub's exports wrap it
         text = text.get("message")
-    if not isinstance(text, str):
-        what = f"got {type(text).__name__}, expected text" if "mes" in line else "missing; not a chat's message"
-        raise UserError(what, file=file, place=f"line {number}, mes")
-    return text
+    if "mes" not in line:
+        raise UserError("missing; not a chat's message", file=file, place=f"line {number}, mes")
+    return checked_text(text, file, f"line {number}, mes", may_be_empty=True)
 
 
 def _card_by_name(names: Mapping[str, int], cards: Mapping[str, CharacterCard], file: Path) -> CharacterCard:

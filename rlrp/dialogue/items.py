@@ -108,13 +108,24 @@ def texts_of(
 ) -> dict[str, str]:
     """The fields ``keys`` of a line, all of them text and none blank but those that may be."""
     for key in keys:
-        value = line.get(key)
-        if not isinstance(value, str):
-            what = f"got {type(value).__name__}, expected text" if key in line else "missing"
-            raise UserError(what, file=file, place=f"line {number}, {key}")
-        if not value.strip() and key not in may_be_empty:
-            raise UserError("is empty", file=file, place=f"line {number}, {key}")
+        place = f"line {number}, {key}"
+        if key not in line:
+            raise UserError("missing", file=file, place=place)
+        checked_text(line[key], file, place, may_be_empty=key in may_be_empty)
     return {key: line[key] for key in keys}
+
+
+def checked_text(value: object, file: Path, place: str, *, may_be_empty: bool = False) -> str:
+    """``value`` if it is text that can be written as UTF-8 and, as a rule, is not blank."""
+    if not isinstance(value, str):
+        raise UserError(f"got {type(value).__name__}, expected text", file=file, place=place)
+    if not value.strip() and not may_be_empty:
+        raise UserError("is empty", file=file, place=place)
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:  # JSON's \ud83d alone, as where an emoji was cut in two
+        raise UserError(f"half a character at position {error.start + 1}; delete it", file=file, place=place) from None
+    return value
 
 
 def require_unique(path: str | Path, ids: list[str], what: str) -> None:

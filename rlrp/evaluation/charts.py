@@ -52,7 +52,7 @@ def line_chart(
     x = _Scale(min(steps), max(steps), _LEFT, WIDTH - _RIGHT)
     pad = (max(highs) - min(lows)) * 0.06 or abs(max(highs)) * 0.1 or 1.0
     y = _Scale(min(lows) - pad, max(highs) + pad, HEIGHT - _BOTTOM, _TOP)
-    parts = [_axes(x, y, ticks(x.low, x.high, 5), ticks(y.low, y.high, 4))]
+    parts = [_axes(x, y, ticks(x.low, x.high, 5), ticks(y.low, y.high, 5))]
     if any(p.spread for p in points):
         parts.append(_band(points, x, y))
     if limit is not None:
@@ -139,14 +139,19 @@ class _Scale:
 
 
 def _axes(x: _Scale, y: _Scale, x_ticks: Sequence[float], y_ticks: Sequence[float]) -> str:
-    parts = []
+    parts = [f'<text class="tick" x="{_LEFT}" y="{HEIGHT - 7}" text-anchor="middle">step</text>']
     for tick in y_ticks:
         at = y(tick)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(f'<text class="tick" x="{_LEFT - 6}" y="{at + 3.5:.1f}" text-anchor="end">{brief(tick)}</text>')
-    for tick in x_ticks:
-        parts.append(f'<text class="tick" x="{x(tick):.1f}" y="{HEIGHT - 7}" text-anchor="middle">{brief(tick)}</text>')
+        parts.append(f'<text class="tick" x="{_LEFT - 6}" y="{at + 3.5:.1f}" text-anchor="end">{_axis(tick)}</text>')
+    # Ticks under the word would run into it.
+    for tick in (t for t in x_ticks if x(t) > _LEFT + 34):
+        parts.append(f'<text class="tick" x="{x(tick):.1f}" y="{HEIGHT - 7}" text-anchor="middle">{_axis(tick)}</text>')
     return "".join(parts)
+
+
+def _axis(value: float) -> str:
+    return brief(value).replace("-", "−")
 
 
 def _band(points: Sequence[Point], x: _Scale, y: _Scale) -> str:

@@ -249,7 +249,7 @@ def _notes(evaluations: Mapping[str, Evaluation], rows: Mapping[str, Row]) -> tu
         if row.dropped:
             total = f"{row.n + row.dropped} {metric(name).unit}"
             notes.append(
-                f"{metric(name).label}: {row.dropped} of {total} left out, without a value under every policy."
+                f"{metric(name).label}: {row.dropped} of {total} left out: no value under at least one policy."
             )
     few = [metric(name).label for name, row in rows.items() if 2 <= row.n < _FEW_UNITS]
     if few:

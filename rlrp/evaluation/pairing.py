@@ -64,7 +64,7 @@ def side_by_side(
     *,
     limit: int,
 ) -> tuple[list[Side], int]:
-    """Up to ``limit`` prompts, cards in turn, and how many there are; chosen by place alone, never by score.
+    """Up to ``limit`` prompts, cards and suites in turn, and how many there are; chosen by place alone, never by score.
 
     Args:
         samples: replies by policy; those with the same card, suite and prompt belong together, in their order.
@@ -79,7 +79,7 @@ def side_by_side(
             key = (reply.card, reply.suite, reply.prompt)
             together.setdefault((*key, seen[key]), {})[policy] = reply
             seen[key] += 1
-    chosen = _in_turn(together.values())
+    chosen = _in_turn(together)
     # A prompt only one policy answered compares nothing.
     complete = [replies for replies in chosen if len(replies) > 1] or chosen
     return [_side(replies, policies, reference) for replies in complete[:limit]], len(complete)
@@ -106,14 +106,13 @@ def mark_phrases(text: str, reasons: Iterable[str]) -> tuple[Markup, int]:
     return Markup("").join([*parts, escape(shown(text[done:]))]), found
 
 
-def _in_turn(prompts: Iterable[dict[str, Reply]]) -> list[dict[str, Reply]]:
-    """One prompt of each card, then the second of each, and so on."""
-    by_card: dict[str, int] = defaultdict(int)
+def _in_turn(together: Mapping[tuple[Any, ...], dict[str, Reply]]) -> list[dict[str, Reply]]:
+    """One prompt of each card and suite, then the second of each, and so on; further replies to a prompt come last."""
+    prompts: dict[tuple[str, str, int], int] = defaultdict(int)
     ranked = []
-    for replies in prompts:
-        card = next(iter(replies.values())).card
-        ranked.append((by_card[card], replies))
-        by_card[card] += 1
+    for (card, suite, _, repeat), replies in together.items():
+        ranked.append(((repeat, prompts[card, suite, repeat]), replies))
+        prompts[card, suite, repeat] += 1
     return [replies for _, replies in sorted(ranked, key=lambda pair: pair[0])]
 
 
@@ -135,7 +134,8 @@ def _answer(policy: str, reply: Reply, reference: Reply | None) -> Answer:
     for name, value in reply.terms.items():
         before = None if reference is None else reference.terms.get(name)
         change = None if value is None or before is None else value - before
-        terms.append(TermValue(name, value, change, reply.reasons.get(name, ())))
+        reasons = tuple(reason.removeprefix(f"{name}: ") for reason in reply.reasons.get(name, ()))
+        terms.append(TermValue(name, value, change, reasons))
     # A gate or the composite may give reasons of its own.
     extra = [name for name in reply.reasons if name not in reply.terms and reply.reasons[name]]
     terms += [TermValue(name, None, None, reply.reasons[name], scored=False) for name in extra]

@@ -46,6 +46,7 @@ class _Block:
     target: str
     headline: str
     tally: str
+    failed: int
     columns: tuple[str, ...]
     difference: str
     lines: tuple[_Line, ...]
@@ -166,7 +167,7 @@ def _block(comparison: Comparison, target: str) -> _Block:
             )
         )
     heading = difference_label(target, comparison.reference).replace(" - ", " − ")
-    return _Block(target, headline(comparison, target), tally, columns, heading, tuple(lines))
+    return _Block(target, headline(comparison, target), tally, failed, columns, heading, tuple(lines))
 
 
 def _facts(
@@ -176,7 +177,9 @@ def _facts(
     cards = sorted(set(comparison.settings["n_cards"].values()))
     replies = sorted({len(samples[policy]) for policy in comparison.policies if policy in samples})
     facts = [("cards", _span(cards)), ("replies per policy", _span(replies) if replies else "–")]
-    seeds = sorted({value for key, value in settings if key.split(".")[-1] in ("seed", "seeds")})
+    # The bootstrap's own seed is among the settings; here it would pass for a seed of the run.
+    seeded = [(key.split("."), value) for key, value in settings]
+    seeds = sorted({value for key, value in seeded if key[-1] in ("seed", "seeds") and key[0] != "comparison"})
     if seeds:
         facts.append(("seeds" if len(seeds) > 1 else "seed", ", ".join(seeds)))
     facts.append(("bootstrap resamples", f"{comparison.settings['comparison']['resamples']:,}"))

@@ -23,7 +23,9 @@ def test_dialogues_that_say_nothing_are_dropped():
     poor = dialogue("Oh.", "No, no, no, no, no!", "Hm?")
     rich = dialogue("Because the lamp was lit.", "Hm?", "Go down to the harbour and ask.")
     assert drop_uninformative([poor, rich], min_reply_units=4) == [rich]  # medians 1 and 5
-    assert drop_uninformative([dialogue("嗯嗯嗯嗯嗯嗯。"), dialogue("今晚别点灯了。")], 4) == [dialogue("今晚别点灯了。")]
+    assert drop_uninformative([dialogue("嗯嗯嗯嗯嗯嗯。"), dialogue("今晚别点灯了。")], 4) == [
+        dialogue("今晚别点灯了。")
+    ]
     assert drop_uninformative([poor], min_reply_units=0) == [poor]
 
 

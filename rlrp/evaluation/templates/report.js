@@ -1,4 +1,7 @@
 (() => {
+  addEventListener("beforeprint", () => {
+    for (const folded of document.querySelectorAll("details")) folded.open = true;
+  });
   const bar = document.getElementById("filters");
   if (!bar) return;
   const sides = [...document.querySelectorAll("[data-side]")];

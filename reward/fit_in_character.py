@@ -1,0 +1,122 @@
+"""Training of the in-character classifier from labelled examples."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reward.embedding import Encoder, NgramEncoder, SentenceEncoder, ngram_dimension
+from reward.features import card_summary, feature_names, visible_text
+from reward.in_character import InCharacterTerm, LanguageModel, columns_of, joint_rows
+from reward.linear import Fitted, fit_head
+from reward.matching import COSINES, OVERLAPS, Rarity
+from reward.negatives import IN_ROLE, MISPLACED, Example
+from reward.text import Language
+from rlrp.errors import UserError
+
+Floats = NDArray[np.float32]
+_BLOCK = 50.0
+"""Columns of a block that together get the freedom of as many single columns; wider blocks share it."""
+_JOINT_STRENGTHS = (100.0,)
+_VOICE_STRENGTHS = (0.01, 0.03, 0.1, 0.3)
+_MATCH_STRENGTHS = (0.003, 0.01, 0.03, 0.1)
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """How a language's heads were chosen: scikit-learn's C and the log loss on characters left out."""
+
+    examples: int
+    characters: int
+    chosen: dict[str, dict[str, float]]
+
+
+def fit_in_character(
+    examples: Sequence[Example], encoders: Mapping[Language, str], *, seed: int = 0
+) -> tuple[InCharacterTerm, dict[str, FitReport]]:
+    """Train one classifier for every language that the examples are in.
+
+    Args:
+        encoders: by language, the spec of the encoder (see :class:`~reward.embedding.SentenceEncoder`) or ``ngrams:N``.
+
+    Raises:
+        UserError: a language has too few characters to leave some out, or an encoder that cannot be loaded.
+    """
+    by_language: dict[Language, list[Example]] = defaultdict(list)
+    for example in examples:
+        by_language[example.sample.card.language].append(example)
+    models: dict[Language, LanguageModel] = {}
+    reports: dict[str, FitReport] = {}
+    for language, own in sorted(by_language.items()):
+        _require_enough(own, language)
+        encoder = _encoder(encoders[language], own, seed)
+        models[language], reports[language] = _fit_language(language, own, encoder)
+    return InCharacterTerm(models), reports
+
+
+def _require_enough(examples: Sequence[Example], language: Language) -> None:
+    characters = {example.slug for example in examples if example.label}
+    faults = {example.slug for example in examples if not example.label and example.kind not in MISPLACED}
+    if len(characters) < 4 or len(faults) < 2:
+        raise UserError(
+            f"{language}: {len(characters)} characters with replies in role and {len(faults)} with faulty ones; a "
+            "classifier needs at least 4 and 2: give more cards with dialogues, contrasts or base replies"
+        )
+
+
+def _encoder(spec: str, examples: Sequence[Example], seed: int) -> Encoder:
+    dimension = ngram_dimension(spec)
+    if dimension is None:
+        return SentenceEncoder(spec)
+    texts = dict.fromkeys(visible_text(example.sample.reply) for example in examples)
+    return NgramEncoder.fit(list(texts), dimension, seed=seed)
+
+
+def _fit_language(
+    language: Language, examples: Sequence[Example], encoder: Encoder
+) -> tuple[LanguageModel, FitReport]:
+    rarity = Rarity.fit(_texts_of_characters(examples), language)
+    columns, mean, scale = columns_of([example.sample for example in examples], language, encoder, rarity)
+    labels = np.array([example.label for example in examples])
+    weights = np.array([example.weight for example in examples], np.float32)
+    slugs = [example.slug for example in examples]
+    misplaced = np.array([example.kind in MISPLACED for example in examples])
+    positive = labels == 1
+
+    def fit(rows: Floats, learn: NDArray[np.bool_], blocks: Sequence[int], one_sided: int, C: Sequence[float]) -> Fitted:
+        ceiling = np.arange(rows.shape[1]) < one_sided
+        scale = _block_scale(blocks)
+        return fit_head(
+            rows, labels, weights, slugs, learn=learn, column_scale=scale, one_sided=ceiling, strengths=C
+        )
+
+    styles = len(feature_names(language))
+    shared = [len(OVERLAPS)] + ([len(COSINES)] if encoder.semantic else [])
+    voice = fit(columns.voice, positive | ~misplaced, [encoder.dimension, styles], 0, _VOICE_STRENGTHS)
+    match = fit(columns.match, positive | misplaced, [*shared, styles], sum(shared), _MATCH_STRENGTHS)
+    rows = joint_rows(voice.left_out, match.left_out)
+    joint = fit(rows, np.ones(len(labels), bool), [2], 0, _JOINT_STRENGTHS)
+    fitted = {"voice": voice, "match": match, "joint": joint}
+    chosen = {name: {"C": found.strength, "log_loss": found.log_loss} for name, found in fitted.items()}
+    model = LanguageModel(language, encoder, rarity, mean, scale, voice.head, match.head, joint.head)
+    return model, FitReport(len(examples), len(set(slugs)), chosen)
+
+
+def _block_scale(widths: Sequence[int]) -> Floats:
+    """(D,): the size of each column, so that blocks of any width are regularised alike."""
+    return np.concatenate([np.full(width, np.sqrt(_BLOCK / width), np.float32) for width in widths])
+
+
+def _texts_of_characters(examples: Sequence[Example]) -> list[str]:
+    """For each character its card and everything said with it, once: the documents of the rarity."""
+    texts: dict[str, dict[str, None]] = defaultdict(dict)
+    for example in examples:
+        if example.kind == IN_ROLE:
+            sample = example.sample
+            said = [message.content for message in sample.messages]
+            texts[example.slug].update(dict.fromkeys([card_summary(sample.card), *said, sample.reply]))
+    return ["\n".join(own) for own in texts.values()]

@@ -1,0 +1,193 @@
+"""Reinforcement learning from the SFT checkpoint: rollouts, judgements and updates on Ray."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlrp.cards import CharacterCard
+from rlrp.config import Config, WorkerConfig, fingerprint
+from rlrp.dialogue import Message, UserPrompt
+from rlrp.errors import UserError
+from rlrp.lm.chat import ChatFormat
+from rlrp.lm.load import load_tokenizer
+from rlrp.lm.prompts import Prompt, make_prompt
+from rlrp.lm.sampling import SamplingSettings
+from rlrp.protocols import Reward
+from rlrp.rl.learner import LearnerSettings
+from rlrp.runtime import checkpoints, cluster
+from rlrp.runtime.loop import LoopSettings, train
+from rlrp.runtime.records import RunLog
+from rlrp.runtime.workers import RolloutSettings
+from rlrp.stages.sft import lora_settings
+
+
+class PromptOrder:
+    """Which prompts a step uses: every user prompt once per epoch, each time before another training character.
+
+    A function of the seed and the step alone, so a resumed run goes on where it was.
+    """
+
+    def __init__(
+        self,
+        chat: ChatFormat,
+        cards: dict[str, CharacterCard],
+        prompts: Sequence[UserPrompt],
+        *,
+        per_step: int,
+        seed: int,
+    ):
+        self.chat, self.cards, self.prompts = chat, cards, list(prompts)
+        self.slugs = sorted(cards)
+        self.per_step, self.seed = per_step, seed
+
+    def __call__(self, step: int) -> list[Prompt]:
+        return [self._prompt(step * self.per_step + i) for i in range(self.per_step)]
+
+    def _prompt(self, draw: int) -> Prompt:
+        user = self.prompts[self._shuffled(draw, len(self.prompts), 0)]
+        slug = self.slugs[self._shuffled(draw, len(self.slugs), 1)]
+        messages = (Message("user", user.text),)
+        return make_prompt(self.chat, f"{slug}/{user.id}", slug, self.cards[slug], messages)
+
+    def _shuffled(self, draw: int, count: int, stream: int) -> int:
+        epoch, place = divmod(draw, count)
+        return int(np.random.default_rng([self.seed, stream, epoch]).permutation(count)[place])
+
+
+def learner_settings(config: Config, model: str) -> LearnerSettings:
+    rl = config.rl
+    return LearnerSettings(
+        model=model,
+        chat_template=config.chat_template,
+        lora=lora_settings(rl.lora),
+        seed=config.seed,
+        learning_rate=rl.learning_rate,
+        warmup_steps=rl.warmup_steps,
+        max_grad_norm=rl.max_grad_norm,
+        aggregate=rl.algorithm,
+        clip_low=rl.clip_low,
+        clip_high=rl.clip_high,
+        temperature=rl.temperature,
+        max_new_tokens=rl.max_new_tokens,
+        token_budget=rl.token_budget,
+        share_prefix=rl.share_prefix,
+        kl_coef=rl.kl.coef,
+        kl_target=rl.kl.target,
+        kl_gain=rl.kl.gain,
+        kl_estimator=rl.kl.estimator,
+        dtype=rl.dtype,
+        device=_device(config.cluster.learner),
+        threads=_threads(config.cluster.learner),
+    )
+
+
+def rl_fingerprint(config: Config, model: str, reward_hash: str) -> str:
+    """What must be the same for a run to go on from its checkpoint; more steps and another cluster may differ."""
+    rl = config.rl.model_dump(exclude={"steps", "checkpoint_every", "keep_checkpoints", "token_budget"})
+    return fingerprint(rl, config.data, config.seed, model, reward_hash)
+
+
+def check_context(prompts: PromptOrder, steps: int, max_new_tokens: int, context: int) -> None:
+    """Refuse, before anything starts, a prompt that leaves no room for its reply."""
+    for step in range(min(steps, len(prompts.prompts))):
+        for prompt in prompts(step):
+            if len(prompt.ids) + max_new_tokens > context:
+                raise UserError(
+                    f"card {prompt.card_id!r} makes a prompt of {len(prompt.ids)} tokens; with a reply of "
+                    f"{max_new_tokens} it exceeds the model's context of {context}: shorten the card or lower the "
+                    "reply's length",
+                    place="rl.max_new_tokens",
+                )
+
+
+def train_rl(
+    config: Config,
+    *,
+    model: str,
+    cards: dict[str, CharacterCard],
+    prompts: Sequence[UserPrompt],
+    build_reward: Callable[[], Reward],
+    reward_hash: str,
+    show: Callable[[dict[str, Any]], None] | None = None,
+) -> Path:
+    """Run (or go on with) RL in the run directory; returns the last checkpoint."""
+    run, rl = config.run, config.rl
+    settings = rl_fingerprint(config, model, reward_hash)
+    found = checkpoints.latest_checkpoint(run, settings=settings)
+    start = int(found[1]["step"]) if found else 0
+    if found and start >= rl.steps:
+        return found[0]
+    tokenizer = load_tokenizer(model, chat_template=config.chat_template)
+    order = PromptOrder(ChatFormat(tokenizer), cards, prompts, per_step=rl.prompts, seed=config.seed)
+    check_context(order, rl.steps, rl.max_new_tokens, _context(model))
+    cluster.connect()
+    log = RunLog(run, start, show)
+    try:
+        learner = cluster.RemoteLearner(learner_settings(config, model), _placement(config.cluster.learner))
+        rollouts = cluster.Rollouts(
+            _rollout_settings(config, model), _placement(config.cluster.rollout), config.cluster.max_restarts
+        )
+        judges = cluster.Judges(
+            build_reward,
+            _placement(config.cluster.reward),
+            config.cluster.max_restarts,
+            _threads(config.cluster.reward),
+        )
+        if found:
+            learner.load(str(found[0].absolute()))
+        save = partial(_checkpoint, run.absolute(), learner, settings, reward_hash, rl.keep_checkpoints)
+        train(loop_settings(config), order, rollouts, judges, learner, log, save, start)
+    finally:
+        log.close()
+        cluster.disconnect()
+    return run / "checkpoints" / "last"
+
+
+def loop_settings(config: Config) -> LoopSettings:
+    rl = config.rl
+    sampling = SamplingSettings(max_new_tokens=rl.max_new_tokens, temperature=rl.temperature)
+    return LoopSettings(rl.steps, rl.group_size, sampling, config.seed, rl.advantage_scale, rl.checkpoint_every)
+
+
+def _checkpoint(
+    run: Path, learner: cluster.RemoteLearner, settings: str, reward_hash: str, keep: int, step: int
+) -> None:
+    state = {"settings": settings, "reward": reward_hash}
+    checkpoints.save_checkpoint(run, step, learner.save, state, keep=keep)
+
+
+def _rollout_settings(config: Config, model: str) -> RolloutSettings:
+    return RolloutSettings(
+        model=model,
+        chat_template=config.chat_template,
+        lora=lora_settings(config.rl.lora),
+        dtype=config.rl.dtype,
+        device=_device(config.cluster.rollout),
+        threads=_threads(config.cluster.rollout),
+    )
+
+
+def _context(model: str) -> int:
+    from transformers import AutoConfig
+
+    from rlrp.lm.load import resolve_model
+
+    return int(getattr(AutoConfig.from_pretrained(resolve_model(model)), "max_position_embeddings", 1 << 30))
+
+
+def _placement(worker: WorkerConfig) -> cluster.Placement:
+    return cluster.Placement(worker.actors, worker.cpus, worker.gpus, worker.memory_gb)
+
+
+def _device(worker: WorkerConfig) -> str:
+    return "cuda" if worker.gpus > 0 else "cpu"
+
+
+def _threads(worker: WorkerConfig) -> int:
+    return worker.threads or max(1, (os.cpu_count() or 1) // worker.actors)
