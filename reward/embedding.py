@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -83,6 +84,12 @@ class SentenceEncoder:
             while len(self._known) > self._remember:
                 self._known.popitem(last=False)
         return np.stack([found[text] for text in texts]) if texts else np.zeros((0, self.dimension), np.float32)
+
+
+@lru_cache(maxsize=2)
+def sentence_encoder(spec: str) -> SentenceEncoder:
+    """The encoder of a spec, loaded once in a process: training, measuring and scoring share it and what it knows."""
+    return SentenceEncoder(spec)
 
 
 class NgramEncoder:

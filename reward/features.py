@@ -6,6 +6,7 @@ logarithms, no raw counts.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -171,7 +172,7 @@ def _overlaps(sample: Sample, text: str, tokens: list[str], language: Language) 
 
 
 def _bigrams(tokens: Sequence[str]) -> frozenset[tuple[str, str]]:
-    return frozenset(zip(tokens, tokens[1:], strict=False))
+    return frozenset(itertools.pairwise(tokens))
 
 
 @lru_cache(maxsize=256)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reward.embedding import Encoder, NgramEncoder, SentenceEncoder, ngram_dimension
+from reward.embedding import Encoder, NgramEncoder, ngram_dimension, sentence_encoder
 from reward.features import card_summary, feature_names, visible_text
 from reward.in_character import InCharacterTerm, LanguageModel, columns_of, joint_rows
 from reward.linear import Fitted, fit_head
-from reward.matching import COSINES, OVERLAPS, Rarity
+from reward.matching import COSINES, OVERLAPS, Rarity, terms
 from reward.negatives import IN_ROLE, MISPLACED, Example
 from reward.text import Language
 from rlrp.errors import UserError
@@ -71,15 +71,13 @@ def _require_enough(examples: Sequence[Example], language: Language) -> None:
 def _encoder(spec: str, examples: Sequence[Example], seed: int) -> Encoder:
     dimension = ngram_dimension(spec)
     if dimension is None:
-        return SentenceEncoder(spec)
+        return sentence_encoder(spec)
     texts = dict.fromkeys(visible_text(example.sample.reply) for example in examples)
     return NgramEncoder.fit(list(texts), dimension, seed=seed)
 
 
-def _fit_language(
-    language: Language, examples: Sequence[Example], encoder: Encoder
-) -> tuple[LanguageModel, FitReport]:
-    rarity = Rarity.fit(_texts_of_characters(examples), language)
+def _fit_language(language: Language, examples: Sequence[Example], encoder: Encoder) -> tuple[LanguageModel, FitReport]:
+    rarity = Rarity.fit(terms(text, language) for text in texts_of_characters(examples))
     columns, mean, scale = columns_of([example.sample for example in examples], language, encoder, rarity)
     labels = np.array([example.label for example in examples])
     weights = np.array([example.weight for example in examples], np.float32)
@@ -87,12 +85,12 @@ def _fit_language(
     misplaced = np.array([example.kind in MISPLACED for example in examples])
     positive = labels == 1
 
-    def fit(rows: Floats, learn: NDArray[np.bool_], blocks: Sequence[int], one_sided: int, C: Sequence[float]) -> Fitted:
+    def fit(
+        rows: Floats, learn: NDArray[np.bool_], blocks: Sequence[int], one_sided: int, C: Sequence[float]
+    ) -> Fitted:
         ceiling = np.arange(rows.shape[1]) < one_sided
         scale = _block_scale(blocks)
-        return fit_head(
-            rows, labels, weights, slugs, learn=learn, column_scale=scale, one_sided=ceiling, strengths=C
-        )
+        return fit_head(rows, labels, weights, slugs, learn=learn, column_scale=scale, one_sided=ceiling, strengths=C)
 
     styles = len(feature_names(language))
     shared = [len(OVERLAPS)] + ([len(COSINES)] if encoder.semantic else [])
@@ -111,8 +109,8 @@ def _block_scale(widths: Sequence[int]) -> Floats:
     return np.concatenate([np.full(width, np.sqrt(_BLOCK / width), np.float32) for width in widths])
 
 
-def _texts_of_characters(examples: Sequence[Example]) -> list[str]:
-    """For each character its card and everything said with it, once: the documents of the rarity."""
+def texts_of_characters(examples: Sequence[Example]) -> list[str]:
+    """For each character its card and everything said with it, each text once."""
     texts: dict[str, dict[str, None]] = defaultdict(dict)
     for example in examples:
         if example.kind == IN_ROLE:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward import features
-from reward.embedding import Encoder, NgramEncoder, SentenceEncoder, ngram_dimension
+from reward.embedding import Encoder, NgramEncoder, ngram_dimension, sentence_encoder
 from reward.features import feature_names, style_features, visible_text
 from reward.linear import LinearHead, sigmoid
 from reward.matching import Rarity, manner_of, match_features, match_names
@@ -84,10 +84,14 @@ def columns_of(
         deviation = style.std(axis=0)
         style_mean, style_scale = style.mean(axis=0), np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32)
     manners = _manner_style(samples, language)
-    standard = [np.clip((rows - style_mean) / style_scale, -_STYLE_CLIP, _STYLE_CLIP) for rows in (style, manners)]
+    standard = [_clipped((rows - style_mean) / style_scale) for rows in (style, manners)]
     voice = np.concatenate([encoder.encode([visible_text(s.reply) for s in samples]), style], axis=1)
     match = match_features(samples, encoder, rarity, standard[0], standard[1], language)
     return Columns(voice, match), style_mean, style_scale
+
+
+def _clipped(standardised: NDArray[np.floating[Any]]) -> Floats:
+    return np.asarray(np.clip(standardised, -_STYLE_CLIP, _STYLE_CLIP), np.float32)
 
 
 def _manner_style(samples: Sequence[Sample], language: Language) -> Floats:
@@ -242,7 +246,7 @@ def _restore(
     if ngram_dimension(spec):
         encoder = NgramEncoder(tensors[f"{language}.rarity"], tensors[f"{language}.directions"])
     else:
-        encoder = SentenceEncoder(spec)
+        encoder = sentence_encoder(spec)
     names = feature_names(language)
     if tuple(entry["style"]) != names:
         raise ValueError(f"languages.{language}.style names other features than this program's")
@@ -257,4 +261,3 @@ def _restore(
     if mean.shape != (len(names),) or scale.shape != (len(names),):
         raise ValueError(f"{language}.style_mean or {language}.style_scale has the wrong shape")
     return LanguageModel(language, encoder, rarity, mean, scale, heads["voice"], heads["match"], heads["joint"])
-

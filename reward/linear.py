@@ -118,19 +118,42 @@ def fit_head(
     learn = np.ones(len(labels), bool) if learn is None else learn
     scaler = _scaler(rows[learn], labels[learn], one_sided)
     columns = scaler.standardised(rows) * column_scale
-    # The halves of the sample weigh the same whichever rows there are to learn from.
-    weights = _balanced(weights, labels, learn)
+    choice = fit_calibrated(columns, labels, weights, groups, learn, strengths, folds)
+    coef = (choice.coef * column_scale).astype(np.float32)
+    head = replace(scaler, coef=coef, intercept=choice.intercept, platt=choice.platt)
+    return Fitted(head, choice.strength, choice.log_loss, choice.left_out)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A regression on given columns (as they are), the strength chosen, and what it says of characters left out."""
+
+    coef: Floats
+    intercept: Floats
+    platt: Floats
+    strength: float
+    log_loss: float
+    left_out: Floats
+
+
+def fit_calibrated(
+    columns: Any,
+    labels: NDArray[np.int64],
+    weights: Floats,
+    groups: Sequence[str],
+    learn: NDArray[np.bool_],
+    strengths: Sequence[float],
+    folds: int = 5,
+) -> Choice:
+    """As :func:`fit_head`, on columns (dense or sparse) that need no scaling."""
+    weights = balanced(weights, labels, learn)
     tried = {C: _left_out(columns, labels, weights, groups, learn, C, folds) for C in strengths}
     losses = {C: _log_loss(found[0][learn], labels[learn], weights[learn]) for C, found in tried.items()}
     best = min(strengths, key=lambda C: losses[C])
-    model = _regression(best).fit(columns[learn], labels[learn], sample_weight=weights[learn])
-    head = replace(
-        scaler,
-        coef=(model.coef_[0] * column_scale).astype(np.float32),
-        intercept=model.intercept_.astype(np.float32),
-        platt=tried[best][1],
-    )
-    return Fitted(head, float(best), losses[best], tried[best][0])
+    model = regression(best).fit(columns[learn], labels[learn], sample_weight=weights[learn])
+    coef, intercept = model.coef_[0].astype(np.float32), model.intercept_.astype(np.float32)
+    left_out, platt = tried[best]
+    return Choice(coef, intercept, platt, float(best), losses[best], left_out)
 
 
 def _scaler(rows: Floats, labels: NDArray[np.int64], one_sided: NDArray[np.bool_] | None) -> LinearHead:
@@ -147,7 +170,8 @@ def _scaler(rows: Floats, labels: NDArray[np.int64], one_sided: NDArray[np.bool_
     return LinearHead(mean, scale, ceiling, zero, np.zeros(1, np.float32), np.array([1.0, 0.0], np.float32))
 
 
-def _balanced(weights: Floats, labels: NDArray[np.int64], learn: NDArray[np.bool_]) -> Floats:
+def balanced(weights: Floats, labels: NDArray[np.int64], learn: NDArray[np.bool_]) -> Floats:
+    """The weights, with those of the negatives to learn from scaled to the sum of the positives."""
     positive, negative = weights[learn & (labels == 1)].sum(), weights[learn & (labels == 0)].sum()
     return np.where(labels == 1, weights, weights * (positive / max(negative, 1e-9))).astype(np.float32)
 
@@ -156,14 +180,15 @@ def _clipped(standardised: Floats, ceiling: Floats) -> Floats:
     return np.clip(standardised, -_CLIP, ceiling).astype(np.float32)
 
 
-def _regression(strength: float) -> Any:
+def regression(strength: float) -> Any:
+    """scikit-learn's estimator, not yet fitted."""
     from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression(C=strength, max_iter=1000)
 
 
 def _left_out(
-    columns: Floats,
+    columns: Any,
     labels: NDArray[np.int64],
     weights: Floats,
     groups: Sequence[str],
@@ -175,10 +200,10 @@ def _left_out(
     from sklearn.model_selection import GroupKFold
 
     scores = np.zeros(len(labels), dtype=np.float32)
-    splits = GroupKFold(min(folds, len(set(groups)))).split(columns, labels, groups)
+    splits = GroupKFold(min(folds, len(set(groups)))).split(labels, labels, groups)
     for seen, unseen in splits:
         taught = seen[learn[seen]]
-        model = _regression(strength).fit(columns[taught], labels[taught], sample_weight=weights[taught])
+        model = regression(strength).fit(columns[taught], labels[taught], sample_weight=weights[taught])
         scores[unseen] = model.decision_function(columns[unseen])
     slope, offset = _platt(scores[learn], labels[learn], weights[learn])
     return scores * slope + offset, np.array([slope, offset], np.float32)
@@ -186,7 +211,7 @@ def _left_out(
 
 def _platt(scores: Floats, labels: NDArray[np.int64], weights: Floats) -> tuple[float, float]:
     """Slope and offset of the logistic curve from score to probability."""
-    model = _regression(1e3).fit(scores[:, None], labels, sample_weight=weights)
+    model = regression(1e3).fit(scores[:, None], labels, sample_weight=weights)
     # A slope at or below zero would turn the ranking round; that the scores are worthless is for validation to say.
     return max(float(model.coef_[0, 0]), 1e-3), float(model.intercept_[0])
 

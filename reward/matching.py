@@ -6,11 +6,12 @@ and is it said in the manner in which the card's own greeting is (the product of
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,19 +36,22 @@ COSINES = ("near_card", "near_description", "near_manner", "near_user")
 
 @dataclass(frozen=True)
 class Rarity:
-    """In how many of ``documents`` (characters) each term occurs; terms of one document only are left out."""
+    """In how many of ``documents`` (characters) each term occurs; terms of one document only are left out.
+
+    A term is anything that two texts can share: a word, a character n-gram.
+    """
 
     documents: int
     counts: Mapping[str, int]
 
     @classmethod
-    def fit(cls, texts: Iterable[str], language: Language) -> Rarity:
-        """Count the terms of one text per character."""
+    def fit(cls, characters: Iterable[frozenset[str]]) -> Rarity:
+        """Count, given the terms of everything there is of each character."""
         counts: Counter[str] = Counter()
         documents = 0
-        for text in texts:
+        for found in characters:
             documents += 1
-            counts.update(terms(text, language))
+            counts.update(found)
         return cls(documents, {term: count for term, count in sorted(counts.items()) if count > 1})
 
     def share(self, own: frozenset[str], other: frozenset[str]) -> float:
@@ -60,7 +64,7 @@ class Rarity:
 
 
 def terms(text: str, language: Language) -> frozenset[str]:
-    """What of a text can be shared: words, or pairs of neighbouring characters in Chinese."""
+    """The words of a text, or its pairs of neighbouring characters in Chinese."""
     return _terms(text[:_MAX_CHARACTERS], language)
 
 
@@ -68,7 +72,7 @@ def terms(text: str, language: Language) -> frozenset[str]:
 def _terms(text: str, language: Language) -> frozenset[str]:
     units = unit_list(text)
     if language == "zh":
-        return frozenset(first + second for first, second in zip(units, units[1:], strict=False))
+        return frozenset(first + second for first, second in itertools.pairwise(units))
     return frozenset(units)
 
 
@@ -86,7 +90,7 @@ def match_features(
         style: (N, S), the replies' style in standard deviations.
         manner: (N, S), likewise of each card's own words (:func:`manner_of`).
     """
-    blocks = [np.array([_overlaps(sample, rarity, language) for sample in samples], np.float32).reshape(-1, 3)]
+    blocks = [overlap_rows(samples, rarity, partial(terms, language=language))]
     if encoder.semantic:
         blocks.append(_cosines(samples, encoder))
     blocks.append(style * manner)
@@ -98,12 +102,16 @@ def manner_of(card: CharacterCard) -> str:
     return expanded(card, card.greeting or card.examples or card.description)
 
 
-def _overlaps(sample: Sample, rarity: Rarity, language: Language) -> tuple[float, float, float]:
-    own = terms(visible_text(sample.reply), language)
+def overlap_rows(samples: Sequence[Sample], rarity: Rarity, terms_of: Callable[[str], frozenset[str]]) -> Floats:
+    """(N, 3): what a reply shares with its card, the user's last message, and the conversation before that."""
+    rows = [_overlaps(sample, rarity, terms_of) for sample in samples]
+    return np.array(rows, np.float32).reshape(len(rows), len(OVERLAPS))
+
+
+def _overlaps(sample: Sample, rarity: Rarity, terms_of: Callable[[str], frozenset[str]]) -> list[float]:
+    own = terms_of(visible_text(sample.reply))
     before = "\n".join(message.content for message in sample.messages[:-1][-_CONTEXT:])
-    others = (card_summary(sample.card), _last(sample), before)
-    card, user, conversation = (rarity.share(own, terms(other, language)) for other in others)
-    return card, user, conversation
+    return [rarity.share(own, terms_of(other)) for other in (card_summary(sample.card), _last(sample), before)]
 
 
 def _cosines(samples: Sequence[Sample], encoder: Encoder) -> Floats:

@@ -8,6 +8,7 @@ number, does not become the definition of being out of role.
 from __future__ import annotations
 
 import random
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 from reward.spans import split_spans
 from reward.text import sentences
 from rlrp.cards import CharacterCard
-from rlrp.dialogue.types import Dialogue, Message, Sample
+from rlrp.dialogue import Contrast, Dialogue, Message, Pool, Sample
 
 IN_ROLE = "in_role"
 MISPLACED = frozenset({"other_character", "shuffled"})
@@ -31,9 +32,10 @@ KIND_WEIGHTS: dict[str, float] = {
     "cut_off": 0.15,
     "shuffled": 0.3,
 }
-_SWAPS = 3
-"""Other characters' replies in the place of each reply. They are texts that are there anyway, so that they cost little."""
 """Each kind's share of the negatives' weight, before it is normalised over the kinds that are there."""
+_FULL_STOP = re.compile(r"[.!?](?=\s|$)[\"”’)*]*|[。！？…][”’」』）]*")
+_SWAPS = 3
+"""Other characters' replies in the place of each reply; they are texts that are there anyway, so they cost little."""
 
 
 @dataclass(frozen=True)
@@ -46,23 +48,13 @@ class BaseReply:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A contrast: a right and a faulty reply to the same line of the user's."""
-
-    kind: str
-    user: str
-    in_role: str
-    faulty: str
-
-
-@dataclass(frozen=True)
 class Character:
     """All there is of one character."""
 
     slug: str
     card: CharacterCard
     dialogues: tuple[Dialogue, ...]
-    pairs: tuple[Pair, ...] = ()
+    contrasts: tuple[Contrast, ...] = ()
 
     @property
     def archetype(self) -> str:
@@ -82,6 +74,27 @@ class Example:
     @property
     def label(self) -> int:
         return int(self.kind == IN_ROLE)
+
+
+def characters_of(pool: Pool, *, held_out: bool) -> list[Character]:
+    """The pool's training characters, or those held out, each with its dialogues and contrasts, in order of slug.
+
+    A card that only a dialogue has counts as a character too, under its name; dialogues without a card are left out.
+    """
+    cards = dict(pool.held_out_cards if held_out else pool.train_cards)
+    slug_by_card = {id(card): slug for slug, card in cards.items()}
+    dialogues: dict[str, list[Dialogue]] = defaultdict(list)
+    for dialogue in pool.held_out_dialogues if held_out else pool.train_dialogues:
+        if dialogue.card is not None:
+            slug = slug_by_card.get(id(dialogue.card)) or pool.slug_of(dialogue.card) or dialogue.card.name
+            cards.setdefault(slug, dialogue.card)
+            dialogues[slug].append(dialogue)
+    contrasts: dict[str, list[Contrast]] = defaultdict(list)
+    for contrast in pool.held_out_contrasts if held_out else pool.train_contrasts:
+        contrasts[contrast.card_slug].append(contrast)
+    return [
+        Character(slug, card, tuple(dialogues[slug]), tuple(contrasts[slug])) for slug, card in sorted(cards.items())
+    ]
 
 
 def build_examples(
@@ -116,7 +129,7 @@ def turns(dialogue: Dialogue) -> list[tuple[tuple[Message, ...], str]]:
 def _positives(character: Character) -> list[Example]:
     card, slug = character.card, character.slug
     found = [Sample(card, before, reply) for dialogue in character.dialogues for before, reply in turns(dialogue)]
-    found += [Sample(card, (Message("user", pair.user),), pair.in_role) for pair in character.pairs]
+    found += [Sample(card, (Message("user", pair.user),), pair.in_role) for pair in character.contrasts]
     return [Example(sample, IN_ROLE, slug) for sample in found]
 
 
@@ -124,17 +137,27 @@ def _faulty(characters: Sequence[Character]) -> list[Example]:
     return [
         Example(Sample(character.card, (Message("user", pair.user),), pair.faulty), pair.kind, character.slug)
         for character in characters
-        for pair in character.pairs
+        for pair in character.contrasts
     ]
 
 
 def _base(characters: Sequence[Character], base_replies: Iterable[BaseReply]) -> list[Example]:
+    """The assistant's answers. Every other one is cut back to its last whole sentence where a length limit broke it
+    off, so that being broken off is not what an assistant is known by."""
     cards = {character.slug: character.card for character in characters}
-    return [
-        Example(Sample(cards[base.card_slug], base.messages, base.reply), "base_assistant", base.card_slug)
-        for base in base_replies
-        if base.card_slug in cards and base.reply.strip()
-    ]
+    found = []
+    for at, base in enumerate(base_replies):
+        reply = _whole(base.reply) if at % 2 else base.reply.strip()
+        if base.card_slug in cards and reply:
+            sample = Sample(cards[base.card_slug], base.messages, reply)
+            found.append(Example(sample, "base_assistant", base.card_slug))
+    return found
+
+
+def _whole(reply: str) -> str:
+    """The reply up to its last full stop; all of it if it has none."""
+    ends = [match.end() for match in _FULL_STOP.finditer(reply)]
+    return reply[: ends[-1]].strip() if ends else reply.strip()
 
 
 def _other_characters(characters: Sequence[Character], rng: random.Random) -> list[Example]:
@@ -165,7 +188,7 @@ def _replies_at(character: Character, place: int) -> list[str]:
     """The character's replies after ``place`` messages, or all of its replies if there is none so far on."""
     replies = [(len(before), reply) for dialogue in character.dialogues for before, reply in turns(dialogue)]
     if place == 1:
-        replies += [(1, pair.in_role) for pair in character.pairs]
+        replies += [(1, pair.in_role) for pair in character.contrasts]
     return [reply for at, reply in replies if at == place] or [reply for _, reply in replies]
 
 

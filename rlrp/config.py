@@ -76,13 +76,14 @@ class RewardConfig(Settings):
 
     path: str | None = None
     """A ``reward.yaml`` made by ``rlrp reward train``; null trains one in the run directory."""
-    encoder: str = "packaged:all-minilm-l6-v2"
-    """Sentence encoder of the in-character classifier: packaged, hub id or directory."""
+    encoder: str | None = None
+    """Encoder of the in-character classifier: ``packaged:NAME``, hub id, directory or ``ngrams:N``; null takes
+    MiniLM for English and character n-grams for Chinese."""
     weights: dict[str, float] = Field(default_factory=dict)
     """Weights that replace the defaults of the composite, by term; 0 logs a term without optimising it."""
     length: tuple[int, int] | None = None
     """The length guard's band (words; Chinese: characters); null keeps the term's own."""
-    base_replies: int = Field(60, ge=0)
+    base_replies: int = Field(96, ge=0)
     """Replies that the base model is asked for, as negatives: what an assistant says."""
 
 

@@ -80,6 +80,8 @@ def read_json(path: str | Path) -> Any:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise UserError(f"is not JSON: {error.msg}", file=path, place=f"line {error.lineno}") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or nested too deeply
+        raise UserError(f"cannot be read as JSON: {error}", file=path) from None
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -126,6 +128,8 @@ def _object(line: str, path: Path, number: int) -> dict[str, Any]:
         value = json.loads(line)
     except json.JSONDecodeError as error:
         raise UserError(f"is not JSON: {error.msg} (column {error.colno})", file=path, place=f"line {number}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"cannot be read as JSON: {error}", file=path, place=f"line {number}") from None
     if not isinstance(value, dict):
         raise UserError(f"got a {type(value).__name__}, expected an object", file=path, place=f"line {number}")
     return value

@@ -131,7 +131,7 @@ class Experiment:
             slug, user = slugs[i % len(slugs)], prompts[(i * 7) % len(prompts)]
             messages = (Message("user", user.text),)
             prompt = make_prompt(lm.chat, f"base-{i}", slug, self.pool.cards[slug], messages)
-            ids = prompt.ids if i % 2 else lm.chat.encode_prompt(messages)
+            ids = prompt.ids if (i + i // len(slugs)) % 2 else lm.chat.encode_prompt(messages)
             requests.append(SampleRequest(ids, (config.seed * 1_000_003 + i,)))
             asked.append((slug, messages))
         sampling = SamplingSettings(max_new_tokens=config.rl.max_new_tokens, temperature=0.7)

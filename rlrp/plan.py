@@ -75,7 +75,7 @@ def print_reward_plan(config: Config) -> None:
     print(dump_config(config), end="")
     pool = _pool(config)
     print(f"reward: {len(pool.train_cards)} characters to train on, {len(pool.held_out_cards)} held out to measure")
-    print(f"        {config.reward.base_replies} replies of the base model as negatives, encoder {config.reward.encoder}")
+    print(f"        {config.reward.base_replies} replies of the base model as negatives, encoder {config.reward.encoder or 'of the language'}")
 
 
 def print_train_plan(config: Config) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlrp.errors import UserError
+
 AdapterState = dict[str, Tensor]
 """PEFT's names (``base_model.model.….lora_A.weight``) to CPU tensors, as in ``adapter_model.safetensors``."""
 
@@ -39,7 +41,10 @@ def add_lora(model: Any, settings: LoraSettings, *, seed: int) -> Any:
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(" ".join(str(error).split())[:300], place="lora.targets") from error
 
 
 def adapter_state(model: Any) -> AdapterState:
@@ -78,7 +83,11 @@ class MergedAdapter:
         pairs = {name.removesuffix(".lora_A.weight") for name in state if name.endswith(".lora_A.weight")}
         if len(pairs) * 2 != len(state):
             odd = [name for name in state if ".lora_A." not in name and ".lora_B." not in name]
-            raise ValueError(f"not a plain LoRA state: {odd[:3] or 'A and B matrices do not pair'}")
+            raise UserError(
+                f"not LoRA on linear layers alone: {', '.join(odd[:3]) or 'A and B matrices do not pair'}; leave "
+                "embeddings and the vocabulary projection out",
+                place="lora.targets",
+            )
         for name in pairs:
             weight = self._weight(name)
             base = self.base.setdefault(name, weight.detach().clone())
@@ -98,4 +107,9 @@ class MergedAdapter:
         return checksum(self.held)
 
     def _weight(self, name: str) -> Tensor:
-        return self.model.get_submodule(name.removeprefix("base_model.model.")).weight
+        layer = self.model.get_submodule(name.removeprefix("base_model.model."))
+        if not isinstance(layer, torch.nn.Linear):
+            raise UserError(
+                f"{name} is a {type(layer).__name__}; only linear layers can be adapted", place="lora.targets"
+            )
+        return layer.weight

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from rlrp.dialogue.types import Message
 from rlrp.errors import UserError
 from rlrp.files import read_text
@@ -69,7 +71,9 @@ class ChatFormat:
 
     def decode_reply(self, ids: Sequence[int]) -> str:
         """The text of a completion, without special tokens."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        # A stop token need not be one that the tokenizer calls special.
+        kept = [token for token in ids if token not in self.stop_ids]
+        return str(self.tokenizer.decode(kept, skip_special_tokens=True)).strip()
 
     def _encode(self, messages: Sequence[Message], *, generation: bool) -> Encoded:
         ids: list[int] = []
@@ -100,4 +104,10 @@ class ChatFormat:
 
     def _render(self, messages: Sequence[Message], *, generation: bool) -> str:
         chat = [Message(m.role, m.content.strip()).as_dict() for m in messages]
-        return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=generation))
+        try:
+            return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=generation))
+        except TemplateError as error:
+            raise UserError(
+                f"the chat template refuses these messages ({error}); set `chat_template` to one that takes them",
+                place="model",
+            ) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from rlrp.errors import UserError
 from rlrp.files import read_json
@@ -49,6 +50,8 @@ def load_tokenizer(spec: str, *, chat_template: str | None = None, accept_terms:
     from transformers import AutoTokenizer
 
     path = resolve_model(spec, accept_terms=accept_terms)
+    if _is_adapter(path) and not (Path(path) / "tokenizer_config.json").exists():
+        return load_tokenizer(_base_of(path), chat_template=chat_template, accept_terms=accept_terms)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
@@ -76,10 +79,7 @@ def load_model(
     """
     path = resolve_model(spec, accept_terms=accept_terms)
     tokenizer = load_tokenizer(spec, chat_template=chat_template, accept_terms=accept_terms)
-    if (Path(path) / "adapter_config.json").exists():
-        model = _load_adapter(path, dtype)
-    else:
-        model = _load_weights(path, spec, dtype)
+    model = _load_adapter(path, dtype) if _is_adapter(path) else _load_weights(path, spec, dtype)
     return LanguageModel(spec, model.to(device).eval(), tokenizer, ChatFormat(tokenizer))
 
 
@@ -90,17 +90,36 @@ def _load_weights(path: str, spec: str, dtype: torch.dtype) -> Any:
     logging.disable_progress_bar()
     try:
         return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"cannot load {spec}: {_first_line(error)}", place="model") from error
+
+
+def _is_adapter(path: str) -> bool:
+    return (Path(path) / "adapter_config.json").exists()
+
+
+def _base_of(path: str) -> str:
+    file = Path(path) / "adapter_config.json"
+    base = read_json(file).get("base_model_name_or_path")
+    if not base:
+        raise UserError("names no base model", file=file, place="base_model_name_or_path")
+    return str(base)
 
 
 def _load_adapter(path: str, dtype: torch.dtype) -> Any:
     from peft import PeftModel
 
-    base = read_json(Path(path) / "adapter_config.json").get("base_model_name_or_path")
-    if not base:
-        raise UserError("names no base model", file=Path(path) / "adapter_config.json", place="base_model_name_or_path")
-    return PeftModel.from_pretrained(_load_weights(resolve_model(base), base, dtype), path).merge_and_unload()
+    base = _base_of(path)
+    if not (Path(path) / "adapter_model.safetensors").exists():
+        # PEFT would go on to adapter_model.bin, a pickle, or to the hub.
+        raise UserError(
+            "no such file; an adapter's weights must be safetensors", file=f"{path}/adapter_model.safetensors"
+        )
+    model = _load_weights(resolve_model(base), base, dtype)
+    try:
+        return PeftModel.from_pretrained(model, path).merge_and_unload()
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"cannot load the adapter {path}: {_first_line(error)}", place="model") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -322,7 +322,7 @@ class Sampler:
 def draw(logp: Tensor, uniform: Tensor, settings: SamplingSettings) -> Tensor:
     """Tokens [N] by inverting the cumulative distribution at ``uniform`` [N] in [0, 1).
 
-    With top-k, top-p or min-p the kept tokens are renormalised; ties at a threshold are kept.
+    With top-k, top-p or min-p the kept tokens are renormalised; ties at the threshold of top-k or min-p are kept.
     """
     probs = logp.exp()
     if settings.top_k:
@@ -331,7 +331,9 @@ def draw(logp: Tensor, uniform: Tensor, settings: SamplingSettings) -> Tensor:
     if settings.top_p < 1:
         ranked, order = probs.sort(dim=-1, descending=True)
         before = ranked.cumsum(-1) - ranked
-        ranked = ranked.where(before < settings.top_p * probs.sum(-1, keepdim=True), 0.0)
+        keep = before < settings.top_p * probs.sum(-1, keepdim=True)
+        keep[:, 0] = True  # even top_p = 0 leaves the likeliest token
+        ranked = ranked.where(keep, 0.0)
         probs = torch.zeros_like(probs).scatter_(1, order, ranked)
     if settings.min_p > 0:
         probs = probs.where(probs >= settings.min_p * probs.max(-1, keepdim=True).values, 0.0)

@@ -91,7 +91,9 @@ def project(
     hidden_SC: Tensor, head: Any, targets_S: Tensor, *, temperature: float, entropy: bool, softcap: float | None
 ) -> TokenScores:
     """Log-probabilities (and entropies) of the targets under ``softmax(head(hidden) / temperature)``, in chunks."""
-    if not head.weight.requires_grad and not entropy and softcap is None and getattr(head, "bias", None) is None:
+    # An adapter around the head is not a plain linear layer: its own parameters need their gradients.
+    plain = isinstance(head, torch.nn.Linear) and head.bias is None
+    if plain and not head.weight.requires_grad and not entropy and softcap is None:
         return TokenScores(_FrozenHeadLogp.apply(hidden_SC, head.weight, targets_S, temperature))
     logps, entropies = [], []
     for rows in _chunks(len(targets_S), head.weight.shape[0]):

@@ -23,6 +23,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from rlrp.errors import UserError
+
 NAME = "rlrp_shared_prefix"
 
 # While a packed row is in flight transformers need not build its [L, L] mask: the layout says who sees whom.
@@ -57,7 +59,9 @@ class PackedLayout:
 
     def attend(self, module: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         """Attention output [1, L, H, D] for packed queries [1, H, L, D] and keys and values [1, K, L, D]."""
-        out = [part for g in range(len(self.groups)) for part in self._group(g, module, q[0], k[0], v[0], scale, window)]
+        out = [
+            part for g in range(len(self.groups)) for part in self._group(g, module, q[0], k[0], v[0], scale, window)
+        ]
         return torch.cat(out, dim=1).transpose(0, 1).unsqueeze(0)
 
     def _group(
@@ -71,9 +75,7 @@ class PackedLayout:
         parts = [_causal(q[:, prefix], k_prefix, v_prefix, scale, window)]
         if span.end > span.suffix_start:
             suffix = slice(span.suffix_start, span.end)
-            parts.append(
-                self._suffixes(g, q[:, suffix], k_prefix, v_prefix, k[:, suffix], v[:, suffix], scale, window)
-            )
+            parts.append(self._suffixes(g, q[:, suffix], k_prefix, v_prefix, k[:, suffix], v[:, suffix], scale, window))
         return parts
 
     def _suffixes(
@@ -176,8 +178,47 @@ def packed_row() -> Iterator[None]:
 
 
 def use_shared_prefix(model: Any) -> None:
-    """Switch a transformers model to our attention; without a layout it still runs plain SDPA."""
-    model.set_attn_implementation(NAME)
+    """Switch a transformers model to our attention; without a layout it still runs plain SDPA.
+
+    Raises:
+        UserError: the architecture computes something that a packed row does not carry (attention sinks, recurrent
+            or chunked layers, scaled logits), so log-probabilities would be wrong without any other sign.
+    """
+    kinds = set(getattr(model.config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if kinds:
+        raise _unsupported(model, f"it has layers of {', '.join(sorted(kinds))}")
+    vocabulary = model.get_input_embeddings().num_embeddings
+    ids = [(11 * i + 1) % vocabulary for i in range(11)]
+    prompt, replies = ids[:6], (ids[6:9], ids[9:])
+    with torch.no_grad():
+        plain = torch.cat([_plain_logprobs(model, prompt, reply) for reply in replies])
+        model.set_attn_implementation(NAME)
+        if model.config._attn_implementation != NAME:
+            raise _unsupported(model, "it does not use transformers' attention interface")
+        try:
+            packed = _packed_logprobs(model, prompt, replies)
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+            raise _unsupported(model, f"{type(error).__name__}: {error}") from error
+    gap = float((plain - packed).abs().mean())
+    if not gap <= (1e-3 if model.dtype == torch.float32 else 0.25):
+        raise _unsupported(model, f"log-probabilities differ from its own by {gap:.2g} nats a token")
+
+
+def _plain_logprobs(model: Any, prompt: list[int], reply: list[int]) -> Tensor:
+    out = model(input_ids=torch.tensor([prompt + reply], device=model.device), use_cache=False)
+    logits: Tensor = out.logits[0].float()
+    targets = torch.tensor(reply, device=logits.device)
+    return logits[len(prompt) - 1 : -1].log_softmax(-1).gather(1, targets[:, None])[:, 0]
+
+
+def _packed_logprobs(model: Any, prompt: list[int], replies: Sequence[list[int]]) -> Tensor:
+    from rlrp.lm.scoring import TokenGroup, token_logprobs  # scoring builds on this module
+
+    return token_logprobs(model, [TokenGroup(tuple(prompt), tuple(tuple(reply) for reply in replies))]).logp
+
+
+def _unsupported(model: Any, why: str) -> UserError:
+    return UserError(f"{type(model).__name__} cannot share prompts ({why}); use another model", place="model")
 
 
 def decoder_of(model: Any) -> Any:

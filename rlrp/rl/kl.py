@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,8 +53,8 @@ class KlController:
     floor: float = 1e-4
 
     def update(self, kl: float) -> float:
-        """Take one step's mean per-token KL (nats); the coefficient for the next step."""
-        if self.target is not None:
+        """Take one step's mean per-token KL (nats); the coefficient for the next step. A NaN says nothing."""
+        if self.target is not None and not math.isnan(kl):
             error = min(max(kl / self.target - 1.0, -self.clip), self.clip)
             self.coef = max(self.floor, self.coef * (1.0 + self.gain * error))
         return self.coef

@@ -32,7 +32,7 @@ class TrainingDiverged(RuntimeError):
 class LearnerSettings:
     model: str
     chat_template: str | None = None
-    lora: LoraSettings = LoraSettings()
+    lora: LoraSettings = field(default_factory=LoraSettings)
     seed: int = 0
     learning_rate: float = 3e-4
     warmup_steps: int = 0
@@ -94,13 +94,18 @@ class Learner:
         self.model.train()
         self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=settings.learning_rate, weight_decay=0.0)
-        self.kl = KlController(settings.kl_coef, settings.kl_target, settings.kl_gain)
+        self.tokenizer = lm.tokenizer
+        # Without a coefficient there is no reference forward and so no KL to steer by.
+        target = settings.kl_target if settings.kl_coef > 0 else None
+        self.kl = KlController(settings.kl_coef, target, settings.kl_gain)
         self.updates = 0
         self.skipped_in_a_row = 0
 
     def step(self, groups: Sequence[TrainGroup]) -> StepReport:
         """One update on the groups; the loss is weighted over the whole batch, however it is split."""
         settings = self.settings
+        # Dropout, if any, is a function of seed and step, so that a resumed run repeats it.
+        torch.manual_seed(settings.seed * 1_000_003 + self.updates)
         lengths = torch.tensor([len(c) for g in groups for c in g.completions])
         if int(lengths.sum()) == 0:
             raise TrainingDiverged("every completion of the batch is empty")
@@ -204,9 +209,10 @@ class Learner:
         return state, checksum(state)
 
     def save(self, folder: str | Path) -> None:
-        """Adapter, tokenizer-independent training state: what ``load`` needs for the same bits, without pickle."""
+        """Adapter, tokenizer and training state: what ``load`` needs for the same bits, without pickle."""
         folder = Path(folder)
         self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
         moments = {}
         for name, parameter in self.parameters.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():

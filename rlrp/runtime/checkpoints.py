@@ -28,7 +28,10 @@ def save_checkpoint(
     link.unlink(missing_ok=True)
     link.symlink_to(folder.name)
     os.replace(link, folder.with_name("last"))
-    for old in _newest_first(run)[keep:]:
+    newest = _newest_first(run)
+    at = newest.index(folder)
+    # What lies beyond this step was damaged, or this run would have gone on from it.
+    for old in newest[:at] + newest[at + keep :]:
         shutil.rmtree(old)
     return folder
 
@@ -59,8 +62,8 @@ def _newest_first(run: Path) -> list[Path]:
 
 def _damage(folder: Path) -> str | None:
     try:
-        expected = read_json(folder / STATE)["sha256"]
-    except (UserError, KeyError, TypeError):
+        expected = dict(read_json(folder / STATE)["sha256"])
+    except (UserError, KeyError, TypeError, ValueError):
         return f"{STATE} is missing or damaged"
     for name, digest in expected.items():
         if not (folder / name).is_file():

@@ -152,10 +152,16 @@ class Rollouts(Pool):
             _check(index, held, expected)
 
     def revive(self, index: int, error: RayActorError) -> None:
-        super().revive(index, error)
-        if self.weights is not None:
+        while True:
+            super().revive(index, error)
+            if self.weights is None:
+                return
             reference, expected = self.weights
-            _check(index, call(self.actors[index].load_adapter.remote(reference)), expected)
+            try:
+                _check(index, call(self.actors[index].load_adapter.remote(reference)), expected)
+                return
+            except RayActorError as again:
+                error = again
 
 
 class Judges(Pool):
@@ -203,7 +209,7 @@ def deal(sizes: Sequence[int], hands: int) -> list[list[int]]:
     shares: list[list[int]] = [[] for _ in range(min(hands, len(sizes)))]
     totals = [0] * len(shares)
     for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        least = totals.index(min(totals))
+        least = min(range(len(shares)), key=lambda i: (totals[i], len(shares[i])))
         shares[least].append(index)
         totals[least] += sizes[index]
     return [sorted(share) for share in shares]

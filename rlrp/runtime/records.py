@@ -29,10 +29,10 @@ class RunLog:
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         keep_steps(self.path, start)
         for path in (folder / "samples").glob("step-*.parquet"):
-            if int(path.stem.removeprefix("step-")) >= start:
+            if int(path.stem.removeprefix("step-")) > start:
                 path.unlink()
         self.stream = self.path.open("a", encoding="utf-8")
-        self.board = SummaryWriter(str(folder), purge_step=start or None)
+        self.board = SummaryWriter(str(folder), purge_step=start + 1)
 
     def write(self, step: int, groups: Sequence[Group], report: StepReport, seconds: dict[str, float]) -> None:
         row = {"step": step + 1, **report.metrics, **reward_metrics(groups)}
@@ -44,7 +44,7 @@ class RunLog:
             if name != "step":
                 self.board.add_scalar(name, value, step + 1)
         self.board.flush()
-        write_samples(self.folder / "samples" / f"step-{step:06d}.parquet", step, groups)
+        write_samples(self.folder / "samples" / f"step-{step + 1:06d}.parquet", step, groups)
         if self.show:
             self.show(row)
 
@@ -102,9 +102,7 @@ def write_samples(path: Path, step: int, groups: Sequence[Group]) -> None:
             )
     names = list(rows[0])
     columns = {n: [row[n] for row in rows] for n in names}
-    arrays = {
-        n: pa.array(v, pa.float64()) if n.startswith("term/") else pa.array(v) for n, v in columns.items()
-    }
+    arrays = {n: pa.array(v, pa.float64()) if n.startswith("term/") else pa.array(v) for n, v in columns.items()}
     with atomic_path(path) as temporary:
         pq.write_table(pa.table(arrays), temporary)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -19,7 +19,7 @@ from rlrp.protocols import Judgement, Reward
 class RolloutSettings:
     model: str
     chat_template: str | None = None
-    lora: LoraSettings = LoraSettings()
+    lora: LoraSettings = field(default_factory=LoraSettings)
     dtype: str = "float32"
     device: str = "cpu"
     threads: int | None = None

@@ -1,0 +1,93 @@
+"""The README of a trained reward: what it is, what it was trained on, and its own measured figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from reward.text import Language
+
+_TEXT = """\
+# Reward models
+
+Two classifiers of replies in role-play, and the composite reward that uses the first (`reward.yaml`).
+
+- `in_character/` is optimised. It gives the probability that a reply is the card's character in role, from two
+  questions: is it somebody speaking in a scene (voice: embedding and style of the reply), and is it this character
+  answering this (match: what the reply shares with card and conversation, and the card's manner of speech).
+- `judge/` is never optimised. It answers the same from other characters' data and other features (words and character
+  n-grams). Watch it beside the reward.
+
+Both are linear models in safetensors and JSON; nothing in them is code.
+
+## Training data
+
+{data}
+
+Positives are replies from the characters' dialogues and the right halves of contrasts. Negatives, by kind: {kinds}.
+`other_character` and `shuffled` are real replies in the wrong place; `base_assistant` are the base model's own answers.
+Encoders of the in-character classifier: {encoders}.
+
+## Measured on characters that were not trained on
+
+{figures}
+
+The interval is a bootstrap over characters. AUC over all kinds of negatives, weighted as in training.
+ECE: expected calibration error over ten bins. Pairs: how often the right reply of a contrast has the higher value.
+
+AUC against each kind of negative:
+
+{kinds_table}
+
+## Limits
+
+- Small data of a few authors: the figures say how well the classifiers know *these* faults in replies by *these*
+  authors. Against a model that is trained to please them they hold less; that is what the judge is for.
+- The judge sees no style figures: it cannot tell a reply that is broken off or repeats itself.
+- Only English and Chinese; for other scripts the classifier abstains.
+"""
+
+
+def model_card(report: Mapping[str, Any], encoders: Mapping[Language, str]) -> str:
+    """Markdown with the figures of ``report`` (see :func:`reward.train.train_reward`)."""
+    data = report["data"]
+    lines = [
+        f"- {name}: {len(data[name]['characters'])} characters, {sum(data[name]['examples'].values())} examples, "
+        f"SHA-256 {data[name]['sha256'][:16]}"
+        for name in ("in_character", "judge")
+    ]
+    kinds = sorted(set(data["in_character"]["examples"]) - {"in_role"})
+    used = ", ".join(f"{language} `{encoders[language]}`" for language in data["fits"])
+    return _TEXT.format(
+        data="\n".join(lines),
+        kinds=", ".join(f"`{kind}`" for kind in kinds),
+        encoders=used,
+        figures=_figures_table(report),
+        kinds_table=_kinds_table(report),
+    )
+
+
+def _figures_table(report: Mapping[str, Any]) -> str:
+    rows = ["| model | AUC | 95 % | length alone | Brier | ECE | pairs |", "|---|---|---|---|---|---|---|"]
+    for name in ("in_character", "judge"):
+        own = report[name]
+        low, high = own["auc_ci95"]
+        cells = [_cell(own["auc"]), f"{_cell(low)} to {_cell(high)}", _cell(own["length_auc"]), _cell(own["brier"])]
+        cells += [_cell(own["ece"]), f"{_cell(own['pairs']['accuracy'])} of {own['pairs']['n']}"]
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def _kinds_table(report: Mapping[str, Any]) -> str:
+    models = ("in_character", "judge")
+    kinds = sorted({kind for name in models for kind in report[name]["auc_by_kind"]})
+    rows = ["| kind | in_character | judge |", "|---|---|---|"]
+    rows += [
+        f"| {kind} | " + " | ".join(_cell(report[name]["auc_by_kind"].get(kind)) for name in models) + " |"
+        for kind in kinds
+    ]
+    return "\n".join(rows)
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,202 @@
+"""What ``reward.yaml`` may say of each term, and how the term is made from it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from reward.composite import Gate, TermSettings
+from rlrp.errors import UserError
+from rlrp.protocols import RewardTerm
+
+DEFAULT_WEIGHTS: dict[str, float] = {
+    "in_character": 1.0,
+    "dissonance": 0.5,
+    "blacklist": 0.5,
+    "length": 0.3,
+    "repetition": 0.5,
+    "speaks_for_user": 0.3,
+    "judge": 0.0,
+}
+"""Terms lie in [0, 1] or [-1, 0]; a fault that every reader sees costs half of what being in character is worth."""
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Band = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class GateConfig(_Strict):
+    """A veto: where the term's value is below ``below``, the total is at most ``cap``."""
+
+    below: float
+    cap: float
+
+
+class TermConfig(_Strict):
+    """What every term has: its weight (0: logged only), and how it enters the total."""
+
+    weight: float
+    neutral: float = 0.0
+    normalise: Literal["none", "group"] = "none"
+    gate: GateConfig | None = None
+
+    def settings(self) -> TermSettings:
+        gate = Gate(self.gate.below, self.gate.cap) if self.gate else None
+        return TermSettings(neutral=self.neutral, normalise=self.normalise, gate=gate)
+
+    def build(self, name: str, folder: Path) -> RewardTerm:
+        """The term; paths are relative to ``folder``, that of the YAML file."""
+        raise NotImplementedError
+
+    def files(self, folder: Path) -> list[Path]:
+        """The user's files that the term's values depend on."""
+        return []
+
+
+class InCharacterConfig(TermConfig):
+    """``model``: the classifier's directory."""
+
+    model: str
+
+    def build(self, name: str, folder: Path) -> RewardTerm:
+        from reward.in_character import InCharacterTerm
+
+        return InCharacterTerm.load(folder / self.model)
+
+    def files(self, folder: Path) -> list[Path]:
+        return _model_files(folder / self.model)
+
+
+class JudgeConfig(TermConfig):
+    """``model``: the judge's directory. Its weight is 0: what is optimised no longer judges."""
+
+    weight: Annotated[float, Field(ge=0, le=0)] = 0.0
+    gate: None = None
+    model: str
+
+    def build(self, name: str, folder: Path) -> RewardTerm:
+        from reward.judge import JudgeTerm
+
+        return JudgeTerm.load(folder / self.model)
+
+    def files(self, folder: Path) -> list[Path]:
+        return _model_files(folder / self.model)
+
+
+class DissonanceConfig(TermConfig):
+    """``weights``: a file of fitted weights in place of the shipped one; ``soften``: see the term."""
+
+    weights: str | None = None
+    soften: Annotated[float, Field(ge=0, le=1)] = 0.3
+
+    def build(self, name: str, folder: Path) -> RewardTerm:
+        from reward.dissonance.score import DissonanceTerm
+
+        return DissonanceTerm(weights=folder / self.weights if self.weights else None, soften=self.soften)
+
+    def files(self, folder: Path) -> list[Path]:
+        return [folder / self.weights] if self.weights else []
+
+
+class BlacklistConfig(TermConfig):
+    """``lists``: files in place of the shipped ones; ``languages``: which entries are used."""
+
+    lists: list[str] | None = None
+    languages: list[Literal["en", "zh"]] = ["en", "zh"]
+
+    def build(self, name: str, folder: Path) -> RewardTerm:
+        from reward.blacklist import BlacklistTerm
+
+        lists = None if self.lists is None else [folder / path for path in self.lists]
+        return BlacklistTerm(lists=lists, languages=self.languages)
+
+    def files(self, folder: Path) -> list[Path]:
+        return [folder / path for path in self.lists or ()]
+
+
+class LengthConfig(TermConfig):
+    """The bands in words (Chinese: characters), and how soon a longer reply costs everything."""
+
+    en: Band | None = None
+    zh: Band | None = None
+    softness: Annotated[float, Field(gt=0)] = 1.0
+
+    def build(self, name: str, folder: Path) -> RewardTerm:
+        from reward.guards import LengthTerm
+
+        bands = {key: band for key, band in (("en", self.en), ("zh", self.zh)) if band is not None}
+        return LengthTerm(**bands, softness=self.softness)
+
+
+class RepetitionConfig(TermConfig):
+    """``free``: the share of n-grams that costs nothing, for within, earlier and card."""
+
+    free: dict[Literal["within", "earlier", "card"], Share] = Field(default_factory=dict)
+
+    def build(self, name: str, folder: Path) -> RewardTerm:
+        from reward.guards import RepetitionTerm
+
+        return RepetitionTerm(free={str(key): share for key, share in self.free.items()})
+
+
+class SpeaksForUserConfig(TermConfig):
+    """No options of its own."""
+
+    def build(self, name: str, folder: Path) -> RewardTerm:
+        from reward.guards import SpeaksForUserTerm
+
+        return SpeaksForUserTerm()
+
+
+class OwnTermConfig(TermConfig):
+    """A user's own term: ``class: module:Class``, called with ``options``."""
+
+    class_: Annotated[str, Field(alias="class", pattern=r"^[\w.]+:\w+$")]
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    def build(self, name: str, folder: Path) -> RewardTerm:
+        term = _imported(self.class_, folder)(**self.options)
+        if not callable(getattr(term, "score", None)):
+            raise UserError(f"{self.class_} has no method score(samples)")
+        term.name = name
+        return term  # type: ignore[no-any-return]
+
+
+BUILT_IN: dict[str, type[TermConfig]] = {
+    "in_character": InCharacterConfig,
+    "dissonance": DissonanceConfig,
+    "blacklist": BlacklistConfig,
+    "length": LengthConfig,
+    "repetition": RepetitionConfig,
+    "speaks_for_user": SpeaksForUserConfig,
+    "judge": JudgeConfig,
+}
+
+
+def _model_files(folder: Path) -> list[Path]:
+    from reward.model_files import CONFIG, TENSORS, VOCABULARY
+
+    return [folder / name for name in (CONFIG, TENSORS, VOCABULARY)]
+
+
+def _imported(spec: str, folder: Path) -> Any:
+    """The class ``module:Class``; the YAML file's own folder is searched last."""
+    module_name, class_name = spec.split(":")
+    sys.path.append(str(folder.absolute()))
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(f"cannot import {module_name!r}: {error}", place="class") from error
+    finally:
+        sys.path.remove(str(folder.absolute()))
+    found = getattr(module, class_name, None)
+    if not isinstance(found, type):
+        raise UserError(f"{module_name} has no class {class_name!r}", place="class")
+    return found

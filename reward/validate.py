@@ -1,0 +1,187 @@
+"""How far each term can be trusted: measured on characters that nothing was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reward.config import load_reward
+from reward.features import visible_text
+from reward.measures import auc, bootstrap_interval, brier, calibration_error, pair_accuracy
+from reward.negatives import IN_ROLE, BaseReply, Character, Example, build_examples, characters_of
+from reward.text import units
+from rlrp.dialogue import Message, Pool, Sample
+from rlrp.errors import UserError
+from rlrp.protocols import TermScore
+
+Floats = NDArray[np.float64]
+_DIGITS = 4
+PROBABILITIES = frozenset({"in_character", "judge"})
+"""Terms whose values are probabilities, so that calibration can be measured."""
+
+Score = Callable[[Sequence[Sample]], Sequence[float | None]]
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What terms are measured on: labelled examples, and pairs of a right and a faulty reply by kind of fault."""
+
+    examples: tuple[Example, ...]
+    pairs: tuple[tuple[str, Sample, Sample], ...]
+
+    @classmethod
+    def of(cls, characters: Sequence[Character], base_replies: Iterable[BaseReply] = (), *, seed: int = 0) -> Exam:
+        """Examples built as for training, from these characters alone; pairs are their contrasts."""
+        # Another stream than training's, so that the same seed does not repeat its choices.
+        examples = build_examples(characters, base_replies, seed=seed + 1)
+        pairs = []
+        for character in characters:
+            for contrast in character.contrasts:
+                before = (Message("user", contrast.user),)
+                better, worse = (Sample(character.card, before, text) for text in (contrast.in_role, contrast.faulty))
+                pairs.append((contrast.kind, better, worse))
+        return cls(tuple(examples), tuple(pairs))
+
+
+def measure(score: Score, exam: Exam, *, probability: bool, seed: int = 0) -> dict[str, Any]:
+    """One term's figures; abstentions are counted and left out of the rest.
+
+    Returns:
+        ``n``, ``characters``, ``abstained``, ``auc`` and its ``auc_ci95`` (bootstrap over characters), ``auc_by_kind``,
+        ``pairs`` (accuracy overall and by kind, and n), ``mean_in_role``; for a probability ``brier`` and ``ece``.
+        A figure without data is None.
+    """
+    scores = score([example.sample for example in exam.examples])
+    given = [(example, value) for example, value in zip(exam.examples, scores, strict=True) if value is not None]
+    examples = [example for example, _ in given]
+    values = np.array([value for _, value in given], dtype=np.float64)
+    labels = np.array([example.label for example in examples])
+    weights = np.array([example.weight for example in examples])
+    kinds = np.array([example.kind for example in examples], dtype=object)
+    interval = bootstrap_interval(
+        lambda rows: auc(labels[rows], values[rows], weights[rows]), [e.slug for e in examples], seed=seed
+    )
+    figures: dict[str, Any] = {
+        "n": len(exam.examples),
+        "characters": len({example.slug for example in exam.examples}),
+        "abstained": 1 - len(given) / max(len(exam.examples), 1),
+        "auc": auc(labels, values, weights),
+        "auc_ci95": list(interval),
+        "auc_by_kind": {
+            str(kind): _auc_against(labels, values, kinds, kind) for kind in sorted(set(kinds) - {IN_ROLE})
+        },
+        "mean_in_role": float(values[labels == 1].mean()) if (labels == 1).any() else float("nan"),
+        "pairs": _pairs(score, exam),
+    }
+    if probability and len(values):
+        figures |= {"brier": brier(labels, values, weights), "ece": calibration_error(labels, values, weights)}
+    return dict(_rounded(figures))
+
+
+def length_baseline(exam: Exam) -> float:
+    """AUC of the reply's length alone, in the better of the two directions."""
+    lengths = np.array([units(visible_text(example.sample.reply)) for example in exam.examples], dtype=np.float64)
+    found = auc([e.label for e in exam.examples], lengths, [e.weight for e in exam.examples])
+    return round(max(found, 1 - found), _DIGITS)
+
+
+def values_of(term_score: Callable[[Sequence[Sample]], Sequence[TermScore]]) -> Score:
+    """A term's ``score`` as plain values."""
+    return lambda samples: [score.value for score in term_score(samples)]
+
+
+def validate_reward(
+    reward_yaml: str | Path,
+    pool: Pool,
+    base_replies: Iterable[BaseReply] = (),
+    *,
+    seed: int = 0,
+    show: bool = True,
+) -> dict[str, Any]:
+    """Measure every term of a reward, and the total, on the pool's held-out characters; print a table.
+
+    Returns:
+        ``{"terms": {name: figures}, "total": figures, "length_auc": ...}``, figures as of :func:`measure`.
+
+    Raises:
+        UserError: the pool holds no character out, or the reward cannot be loaded.
+    """
+    composite = load_reward(reward_yaml)
+    characters = characters_of(pool, held_out=True)
+    if not any(character.dialogues or character.contrasts for character in characters):
+        raise UserError("no held-out characters with dialogues or contrasts to measure on", place="held_out")
+    exam = Exam.of(characters, list(base_replies), seed=seed)
+    terms = {
+        term.name: measure(values_of(term.score), exam, probability=term.name in PROBABILITIES, seed=seed)
+        for term, _, _ in composite.terms
+    }
+    total = measure(lambda samples: [j.total for j in composite.score_one_by_one(samples)], exam, probability=False)
+    length_auc = length_baseline(exam)
+    if show:
+        print_figures({**terms, "total": total}, length_auc)
+    return {"terms": terms, "total": total, "length_auc": length_auc}
+
+
+def print_figures(figures: Mapping[str, Mapping[str, Any]], length_auc: float) -> None:
+    """The table: a term a line."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"held-out characters (length alone: AUC {length_auc:.2f})")
+    for title in ("term", "AUC", "95 %", "pairs", "Brier", "ECE", "none", "in role"):
+        table.add_column(title, justify="left" if title == "term" else "right", no_wrap=True)
+    for name, own in figures.items():
+        interval = "-" if None in own["auc_ci95"] else "{:.2f}-{:.2f}".format(*own["auc_ci95"])
+        table.add_row(
+            name,
+            _shown(own["auc"]),
+            interval,
+            _shown(own["pairs"]["accuracy"]),
+            _shown(own.get("brier")),
+            _shown(own.get("ece")),
+            f"{own['abstained']:.0%}",
+            _shown(own["mean_in_role"]),
+        )
+    Console().print(table)
+
+
+def _auc_against(labels: NDArray[np.int64], values: Floats, kinds: NDArray[np.object_], kind: str) -> float:
+    rows = (labels == 1) | (kinds == kind)
+    return auc(labels[rows], values[rows])
+
+
+def _pairs(score: Score, exam: Exam) -> dict[str, Any]:
+    """Accuracy over the pairs of which both have a score, overall and by kind."""
+    better = score([pair[1] for pair in exam.pairs])
+    worse = score([pair[2] for pair in exam.pairs])
+    found = [
+        (pair[0], high, low)
+        for pair, high, low in zip(exam.pairs, better, worse, strict=True)
+        if high is not None and low is not None
+    ]
+    by_kind = {
+        kind: pair_accuracy([h for k, h, _ in found if k == kind], [low for k, _, low in found if k == kind])
+        for kind in sorted({kind for kind, _, _ in found})
+    }
+    accuracy = pair_accuracy([high for _, high, _ in found], [low for _, _, low in found])
+    return {"accuracy": accuracy, "n": len(found), "by_kind": by_kind}
+
+
+def _rounded(value: Any) -> Any:
+    """Figures for JSON: rounded, and None where there was nothing to measure."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    if isinstance(value, float):
+        return round(value, _DIGITS) if np.isfinite(value) else None
+    return value
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
