@@ -13,7 +13,7 @@ from reward.embedding import Encoder, NgramEncoder, ngram_dimension, sentence_en
 from reward.features import card_summary, feature_names, visible_text
 from reward.in_character import InCharacterTerm, LanguageModel, columns_of, joint_rows
 from reward.linear import Fitted, fit_head
-from reward.matching import COSINES, OVERLAPS, Rarity, terms
+from reward.matching import COSINES, EXCESSES, OVERLAPS, Rarity, match_names, terms
 from reward.negatives import IN_ROLE, MISPLACED, Example
 from reward.text import Language
 from rlrp.errors import UserError
@@ -21,6 +21,7 @@ from rlrp.errors import UserError
 Floats = NDArray[np.float32]
 _BLOCK = 50.0
 """Columns of a block that together get the freedom of as many single columns; wider blocks share it."""
+_ONE_SIDED = frozenset(OVERLAPS + COSINES)
 _JOINT_STRENGTHS = (100.0,)
 _VOICE_STRENGTHS = (0.01, 0.03, 0.1, 0.3)
 _MATCH_STRENGTHS = (0.003, 0.01, 0.03, 0.1)
@@ -86,18 +87,20 @@ def _fit_language(language: Language, examples: Sequence[Example], encoder: Enco
     positive = labels == 1
 
     def fit(
-        rows: Floats, learn: NDArray[np.bool_], blocks: Sequence[int], one_sided: int, C: Sequence[float]
+        rows: Floats, learn: NDArray[np.bool_], blocks: Sequence[int], names: Sequence[str], C: Sequence[float]
     ) -> Fitted:
-        ceiling = np.arange(rows.shape[1]) < one_sided
+        ceiling = np.array([name in _ONE_SIDED for name in names])
         scale = _block_scale(blocks)
         return fit_head(rows, labels, weights, slugs, learn=learn, column_scale=scale, one_sided=ceiling, strengths=C)
 
-    styles = len(feature_names(language))
-    shared = [len(OVERLAPS)] + ([len(COSINES)] if encoder.semantic else [])
-    voice = fit(columns.voice, positive | ~misplaced, [encoder.dimension, styles], 0, _VOICE_STRENGTHS)
-    match = fit(columns.match, positive | misplaced, [*shared, styles], sum(shared), _MATCH_STRENGTHS)
+    styles = feature_names(language)
+    voice_names = [""] * encoder.dimension + list(styles)
+    match_columns = match_names(styles, semantic=encoder.semantic)
+    shared = [len(OVERLAPS), len(EXCESSES)] + ([len(COSINES)] if encoder.semantic else [])
+    voice = fit(columns.voice, positive | ~misplaced, [encoder.dimension, len(styles)], voice_names, _VOICE_STRENGTHS)
+    match = fit(columns.match, positive | misplaced, [*shared, len(styles)], match_columns, _MATCH_STRENGTHS)
     rows = joint_rows(voice.left_out, match.left_out)
-    joint = fit(rows, np.ones(len(labels), bool), [2], 0, _JOINT_STRENGTHS)
+    joint = fit(rows, np.ones(len(labels), bool), [2], ("voice", "match"), _JOINT_STRENGTHS)
     fitted = {"voice": voice, "match": match, "joint": joint}
     chosen = {name: {"C": found.strength, "log_loss": found.log_loss} for name, found in fitted.items()}
     model = LanguageModel(language, encoder, rarity, mean, scale, voice.head, match.head, joint.head)

@@ -22,7 +22,7 @@ from reward.judge import (
     word_vectorizer,
 )
 from reward.linear import fit_calibrated, fit_head
-from reward.matching import Rarity, overlap_rows
+from reward.matching import OVERLAPS, Rarity, overlap_rows
 from reward.negatives import MISPLACED, Example
 from reward.text import Language
 
@@ -82,7 +82,7 @@ def _fit_language(language: Language, examples: Sequence[Example]) -> JudgeModel
     shared = partial(ngrams, language=language)
     rarity = Rarity.fit(shared(text) for text in texts_of_characters(examples))
     rows = overlap_rows(samples, rarity, shared)
-    one_sided = np.ones(rows.shape[1], bool)
+    one_sided = np.arange(rows.shape[1]) < len(OVERLAPS)
     learn = positive | misplaced
     match = fit_head(rows, labels, weights, slugs, learn=learn, one_sided=one_sided, strengths=_MATCH_STRENGTHS)
     joint = fit_head(joint_rows(choice.left_out, match.left_out), labels, weights, slugs, strengths=(100.0,))

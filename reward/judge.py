@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from reward.features import visible_text
 from reward.in_character import joint_rows
 from reward.linear import LinearHead, sigmoid
-from reward.matching import OVERLAPS, Rarity, overlap_rows
+from reward.matching import EXCESSES, OVERLAPS, Rarity, overlap_rows
 from reward.model_files import CONFIG, read_model, write_model
 from reward.text import Language, unit_list
 from rlrp.dialogue.types import Sample
@@ -193,6 +193,6 @@ def _restore(language: Language, words: Mapping[str, Any], tensors: Mapping[str,
         language,
         Wording(columns[0], columns[1], **arrays),
         Rarity(int(words["documents"]), {str(term): int(count) for term, count in words["counts"].items()}),
-        LinearHead.from_tensors(tensors, f"{language}.match", len(OVERLAPS)),
+        LinearHead.from_tensors(tensors, f"{language}.match", len(OVERLAPS) + len(EXCESSES)),
         LinearHead.from_tensors(tensors, f"{language}.joint", 2),
     )

@@ -31,6 +31,8 @@ _CONTEXT = 6
 _MAX_CHARACTERS = 8000
 
 OVERLAPS = ("shares_card", "shares_user", "shares_conversation")
+EXCESSES = ("excess_card", "excess_user", "excess_conversation")
+"""Squares of the overlaps: sharing something is a sign of belonging, sharing nearly everything one of parroting."""
 COSINES = ("near_card", "near_description", "near_manner", "near_user")
 
 
@@ -78,7 +80,7 @@ def _terms(text: str, language: Language) -> frozenset[str]:
 
 def match_names(style_names: Sequence[str], *, semantic: bool) -> tuple[str, ...]:
     """The names of the columns of :func:`match_features`."""
-    return (*OVERLAPS, *(COSINES if semantic else ()), *(f"manner:{name}" for name in style_names))
+    return (*OVERLAPS, *EXCESSES, *(COSINES if semantic else ()), *(f"manner:{name}" for name in style_names))
 
 
 def match_features(
@@ -103,9 +105,10 @@ def manner_of(card: CharacterCard) -> str:
 
 
 def overlap_rows(samples: Sequence[Sample], rarity: Rarity, terms_of: Callable[[str], frozenset[str]]) -> Floats:
-    """(N, 3): what a reply shares with its card, the user's last message, and the conversation before that."""
-    rows = [_overlaps(sample, rarity, terms_of) for sample in samples]
-    return np.array(rows, np.float32).reshape(len(rows), len(OVERLAPS))
+    """(N, 6): what a reply shares with its card, the user's last message and the conversation before, and squares."""
+    shares = np.array([_overlaps(sample, rarity, terms_of) for sample in samples], np.float32)
+    shares = shares.reshape(len(samples), len(OVERLAPS))
+    return np.concatenate([shares, shares**2], axis=1)
 
 
 def _overlaps(sample: Sample, rarity: Rarity, terms_of: Callable[[str], frozenset[str]]) -> list[float]:

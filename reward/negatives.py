@@ -13,14 +13,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from reward.features import card_summary, expanded
 from reward.spans import split_spans
 from reward.text import sentences
 from rlrp.cards import CharacterCard
 from rlrp.dialogue import Contrast, Dialogue, Message, Pool, Sample
 
 IN_ROLE = "in_role"
-MISPLACED = frozenset({"other_character", "shuffled"})
-"""Kinds that are somebody's good reply, out of its place; the others are faulty wherever they stand."""
+MISPLACED = frozenset({"other_character", "shuffled", "parroting"})
+"""Kinds that are good text out of its place; the others are faulty wherever they stand."""
 
 KIND_WEIGHTS: dict[str, float] = {
     "other_character": 1.0,
@@ -31,6 +32,7 @@ KIND_WEIGHTS: dict[str, float] = {
     "repeated": 0.15,
     "cut_off": 0.15,
     "shuffled": 0.3,
+    "parroting": 0.3,
 }
 """Each kind's share of the negatives' weight, before it is normalised over the kinds that are there."""
 _FULL_STOP = re.compile(r"[.!?](?=\s|$)[\"”’)*]*|[。！？…][”’」』）]*")
@@ -115,7 +117,7 @@ def build_examples(
         own = [character for character in characters if character.card.language == language]
         found = [example for character in own for example in _positives(character)]
         found += _faulty(own) + _base(own, base_replies) + _degenerate(found, rng)
-        found += _other_characters(own, rng) + _shuffled(own, rng)
+        found += _other_characters(own, rng) + _shuffled(own, rng) + _parroting(own, rng)
         examples += _weighted(found, kind_weights)
     return examples
 
@@ -235,6 +237,26 @@ def _shuffled(characters: Sequence[Character], rng: random.Random) -> list[Examp
                 joiner = "" if character.card.language == "zh" else " "
                 sample = replace(example.sample, reply=joiner.join(rng.sample(elsewhere, count)))
                 found.append(Example(sample, "shuffled", character.slug))
+    return found
+
+
+def _parroting(characters: Sequence[Character], rng: random.Random) -> list[Example]:
+    """The user's line or the card's own words said back, some with a sentence of somebody else's: words are shared
+    with the card and the conversation, as a policy finds out, and nothing is answered."""
+    found = []
+    for character in characters:
+        others = _strangers(character, characters)
+        for example in _positives(character):
+            card = example.sample.card
+            heard = rng.choice([example.sample.messages[-1].content, card_summary(card), expanded(card, card.greeting)])
+            pieces = _pieces(heard)
+            if not pieces or rng.random() < 0.5:
+                continue
+            said = rng.sample(pieces, min(len(pieces), rng.choice([1, 2])))
+            if others and rng.random() < 0.5:
+                said += _pieces(rng.choice(_replies_at(rng.choice(others), 1)))[:1]
+            joiner = "" if card.language == "zh" else " "
+            found.append(Example(replace(example.sample, reply=joiner.join(said)), "parroting", character.slug))
     return found
 
 

@@ -266,6 +266,9 @@ def _quiet_libraries() -> None:
         ("RAY_USAGE_STATS_ENABLED", "0"),
     ):
         os.environ.setdefault(name, value)
+    if "RAY_ADDRESS" not in os.environ:
+        # A Ray of our own listens on the loopback interface alone; Ray reads this when it is imported.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 if __name__ == "__main__":

@@ -12,12 +12,15 @@ import time
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlrp.config import Config, dump_config, fingerprint
 from rlrp.dialogue import Message, Pool, load_pool, read_prompts, resolve
 from rlrp.errors import UserError
 from rlrp.files import read_json, require_space, write_json, write_text
+
+if TYPE_CHECKING:
+    from rlrp.lm.load import LanguageModel
 
 NOTE = "stage.json"
 
@@ -113,17 +116,14 @@ class Experiment:
     def _base_replies(self) -> list[Any]:
         """What the base model answers, as the assistant it is and asked to play the part: real negatives."""
         from reward.negatives import BaseReply
-        from rlrp.lm.load import load_model
         from rlrp.lm.prompts import make_prompt
         from rlrp.lm.sampling import Sampler, SampleRequest, SamplingSettings
-        from rlrp.lm.shared_prefix import use_shared_prefix
 
         config = self.config
         wanted = config.reward.base_replies
         if not wanted:
             return []
-        lm = load_model(config.model, chat_template=config.chat_template, accept_terms=config.accept_terms)
-        use_shared_prefix(lm.model)
+        lm = self._model(config.model)
         prompts = read_prompts(resolve(config.data.prompts))
         slugs = sorted(self.pool.cards)
         requests, asked = [], []
@@ -186,25 +186,26 @@ class Experiment:
         from reward.config import load_reward
         from rlrp.evaluation.results import write_evaluation
         from rlrp.evaluation.suites import EvaluationSettings, evaluate
-        from rlrp.lm.load import load_model
-        from rlrp.lm.shared_prefix import use_shared_prefix
 
         config = self.config
-        models = []
-        for wanted in (spec, anchor):
-            lm = None
-            if wanted is not None:
-                lm = load_model(wanted, chat_template=config.chat_template, accept_terms=config.accept_terms)
-                use_shared_prefix(lm.model)
-            models.append(lm)
+        policy = self._model(spec)
+        reference = self._model(anchor) if anchor is not None else None
         settings = EvaluationSettings(
             samples_per_prompt=config.evaluation.samples_per_prompt,
             max_new_tokens=config.evaluation.max_new_tokens,
             temperature=config.evaluation.temperature,
             seed=config.seed,
         )
-        result = evaluate(name, models[0], self.suite, load_reward(self.reward_file), settings, anchor=models[1])
+        result = evaluate(name, policy, self.suite, load_reward(self.reward_file), settings, anchor=reference)
         write_evaluation(folder / "evaluation.json", result)
+
+    def _model(self, spec: str) -> LanguageModel:
+        from rlrp.lm.load import load_model
+        from rlrp.lm.shared_prefix import use_shared_prefix
+
+        lm = load_model(spec, chat_template=self.config.chat_template, accept_terms=self.config.accept_terms)
+        use_shared_prefix(lm.model)
+        return lm
 
     @cached_property
     def suite(self) -> Any:

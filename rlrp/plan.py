@@ -75,7 +75,8 @@ def print_reward_plan(config: Config) -> None:
     print(dump_config(config), end="")
     pool = _pool(config)
     print(f"reward: {len(pool.train_cards)} characters to train on, {len(pool.held_out_cards)} held out to measure")
-    print(f"        {config.reward.base_replies} replies of the base model as negatives, encoder {config.reward.encoder or 'of the language'}")
+    encoder = config.reward.encoder or "of the language"
+    print(f"        {config.reward.base_replies} replies of the base model as negatives, encoder {encoder}")
 
 
 def print_train_plan(config: Config) -> None:
@@ -126,10 +127,12 @@ def _rl_lines(config: Config) -> None:
     print(f"rl:     {len(cards)} characters, {len(prompts)} user prompts; {rl.steps} steps of {rl.algorithm}")
     print(f"        a step: {rl.prompts} prompts x {rl.group_size} replies = {replies} replies, one update")
     print(
-        f"        about {prompt_tokens:.0f} tokens a prompt, at most {rl.max_new_tokens} a reply: at most {shared:,.0f} "
-        f"tokens a step with each prompt once ({plain:,.0f} without), {shared * rl.steps:,.0f} in all"
+        f"        about {prompt_tokens:.0f} tokens a prompt, at most {rl.max_new_tokens} a reply: at most "
+        f"{shared:,.0f} tokens a step with each prompt once ({plain:,.0f} without), {shared * rl.steps:,.0f} in all"
     )
-    print(f"        micro-batches of at most {rl.token_budget} tokens: about {max(1, -(-shared // rl.token_budget)):.0f}")
+    print(
+        f"        micro-batches of at most {rl.token_budget} tokens: about {max(1, -(-shared // rl.token_budget)):.0f}"
+    )
     used = rl.steps * rl.prompts
     print(f"        {used} prompts drawn: {used / len(prompts):.1f} passes over the user prompts")
 

@@ -34,7 +34,9 @@ def print_card(card: CharacterCard) -> None:
     Console().print(table)
 
 
-def chat(model: str, card_path: Path, *, temperature: float, max_new_tokens: int, seed: int, accept_terms: bool) -> None:
+def chat(
+    model: str, card_path: Path, *, temperature: float, max_new_tokens: int, seed: int, accept_terms: bool
+) -> None:
     """Read lines, answer as the character; an empty line or end of input ends it."""
     from rlrp.lm.load import load_model
     from rlrp.lm.prompts import make_prompt

@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is not a failure.
+settings.register_profile("rlrp", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("rlrp")
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -141,7 +141,7 @@ def evaluate(
         for slug, probe in suite.probes
     ]
     answers = _sample(sampler, probe_prompts, settings.samples_per_prompt, sampling, settings.seed)
-    complied = defaultdict(list)
+    complied: dict[str, list[float]] = defaultdict(list)
     for (slug, probe), group in zip(suite.probes, answers, strict=True):
         complied[slug] += [float(probe.complied(c.text)) for c in group]
     units["over_cooperation"], better["over_cooperation"] = _means(complied), "lower"

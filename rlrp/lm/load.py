@@ -38,7 +38,7 @@ def resolve_model(spec: str, *, accept_terms: bool = False) -> str:
     """What ``from_pretrained`` takes: a local directory, or a hub id left as it is."""
     if is_packaged(spec):
         return str(ensure_packaged(spec, accept_terms=accept_terms))
-    if Path(spec).is_dir():
+    if spec and Path(spec).is_dir():
         return spec
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", spec) or spec.startswith((".", "/", "~")):
         raise UserError(f"no such directory: {spec}; give a directory, a hub id or {PREFIX}NAME", place="model")

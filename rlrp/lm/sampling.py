@@ -265,7 +265,8 @@ class Sampler:
         else:
             logits = head(hidden)
         cap = getattr(self.lm.model.config, "final_logit_softcapping", None)
-        return torch.tanh(logits / cap) * cap if cap else logits
+        capped: Tensor = torch.tanh(logits / cap) * cap if cap else logits
+        return capped
 
     def _draw(self, rows: list[_Row], logits: Tensor, settings: SamplingSettings) -> None:
         """Append one token and its log-probability to every row."""
@@ -316,7 +317,8 @@ class Sampler:
 
     @property
     def device(self) -> torch.device:
-        return next(self.lm.model.parameters()).device
+        device: torch.device = next(self.lm.model.parameters()).device
+        return device
 
 
 def draw(logp: Tensor, uniform: Tensor, settings: SamplingSettings) -> Tensor:

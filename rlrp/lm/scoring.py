@@ -5,7 +5,7 @@ Shapes: L packed tokens, S scored tokens (all completions of all groups, end to 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +84,8 @@ def completion_hidden(model: Any, groups: Sequence[TokenGroup], *, share_prefix:
             if completion:
                 picks += [span.suffix_start - 1, *range(start, start + len(completion) - 1)]
                 start += len(completion) - 1
-    return out.last_hidden_state[0, torch.tensor(picks, dtype=torch.long, device=device)]
+    hidden: Tensor = out.last_hidden_state[0, torch.tensor(picks, dtype=torch.long, device=device)]
+    return hidden
 
 
 def project(
@@ -94,7 +95,7 @@ def project(
     # An adapter around the head is not a plain linear layer: its own parameters need their gradients.
     plain = isinstance(head, torch.nn.Linear) and head.bias is None
     if plain and not head.weight.requires_grad and not entropy and softcap is None:
-        return TokenScores(_FrozenHeadLogp.apply(hidden_SC, head.weight, targets_S, temperature))
+        return TokenScores(_frozen_head_logp(hidden_SC, head.weight, targets_S, temperature))
     logps, entropies = [], []
     for rows in _chunks(len(targets_S), head.weight.shape[0]):
         logp, ent = _checkpointed(_project_chunk, hidden_SC[rows], head, targets_S[rows], temperature, softcap)
@@ -154,6 +155,9 @@ class _FrozenHeadLogp(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         (slope,) = ctx.saved_tensors
         return grads[0][:, None].to(slope.dtype) * slope, None, None, None
+
+
+_frozen_head_logp: Callable[..., Tensor] = _FrozenHeadLogp.apply
 
 
 def micro_batches(

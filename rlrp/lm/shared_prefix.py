@@ -99,7 +99,8 @@ class PackedLayout:
         weights = torch.cat([to_prefix, to_own], dim=-1).softmax(dim=-1, dtype=torch.float32).to(q.dtype)
         on_prefix, on_own = weights.split([prefix, length], dim=-1)
         out = (on_prefix.reshape(kv_heads, -1, prefix) @ vp).view(*queries.shape) + on_own @ values
-        return out.reshape(heads, rows * length, size)[:, unpad]
+        result: Tensor = out.reshape(heads, rows * length, size)[:, unpad]
+        return result
 
     def _padding(self, g: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Indices from the ragged suffixes to [n x R] and back; a padded place repeats the suffix's first token."""

@@ -7,6 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -75,13 +76,29 @@ def call(reference: Any) -> Any:
         raise error.cause from error
 
 
+class Host:
+    """The actor that holds a worker. It builds the worker in a call of its own: an error there reaches the caller as
+    what it is, where one raised in an actor's constructor only says that the actor died."""
+
+    def __init__(self, make: Callable[[], Any]):
+        self.make = make
+
+    def start(self) -> None:
+        self.worker = self.make()
+
+    def do(self, method: str, *args: Any) -> Any:
+        return getattr(self.worker, method)(*args)
+
+
 class Pool:
     """Actors of one kind. Work goes to whoever is idle; a dead actor is started again and its work drawn again."""
 
-    def __init__(self, name: str, start: Callable[[], Any], actors: int, max_restarts: int):
-        self.name, self.start, self.max_restarts = name, start, max_restarts
-        self.actors = [start() for _ in range(actors)]
-        self.restarts = 0
+    def __init__(self, name: str, make: Callable[[], Any], placement: Placement, max_restarts: int):
+        self.name, self.max_restarts, self.restarts = name, max_restarts, 0
+        self.host: Callable[[], Any] = lambda: ray.remote(Host).options(**placement.options()).remote(make)
+        self.actors = [self.host() for _ in range(placement.actors)]
+        for starting in [actor.start.remote() for actor in self.actors]:
+            call(starting)
 
     def run(self, method: str, work: Sequence[tuple[Any, ...]]) -> list[Any]:
         """One result per item, in order of the items, whatever order they finish in."""
@@ -92,7 +109,7 @@ class Pool:
         while waiting or busy:
             while waiting and idle:
                 actor, item = idle.pop(0), waiting.popleft()
-                busy[getattr(self.actors[actor], method).remote(*work[item])] = actor, item
+                busy[self.actors[actor].do.remote(method, *work[item])] = actor, item
             (done, *_), _ = ray.wait(list(busy), num_returns=1)
             actor, item = busy.pop(done)
             try:
@@ -105,7 +122,7 @@ class Pool:
 
     def broadcast(self, method: str, *args: Any) -> list[Any]:
         """The same call on every actor; one result per actor. A dead actor is revived and asked again."""
-        references = [getattr(actor, method).remote(*args) for actor in self.actors]
+        references = [actor.do.remote(method, *args) for actor in self.actors]
         results = []
         for index, reference in enumerate(references):
             while True:
@@ -114,7 +131,7 @@ class Pool:
                     break
                 except RayActorError as error:
                     self.revive(index, error)
-                    reference = getattr(self.actors[index], method).remote(*args)
+                    reference = self.actors[index].do.remote(method, *args)
         return results
 
     def revive(self, index: int, error: RayActorError) -> None:
@@ -124,16 +141,16 @@ class Pool:
         print(f"{self.name} actor {index} died ({cause}); restart {self.restarts}", file=sys.stderr, flush=True)
         if self.restarts > self.max_restarts:
             raise WorkerLost(f"{self.name} actors died {self.restarts} times: {cause}") from error
-        self.actors[index] = self.start()
+        self.actors[index] = self.host()
+        call(self.actors[index].start.remote())
 
 
 class Rollouts(Pool):
     """Rollout actors that all hold the same, verified weights."""
 
     def __init__(self, settings: RolloutSettings, placement: Placement, max_restarts: int):
-        remote = ray.remote(RolloutWorker).options(**placement.options())
         self.weights: tuple[Any, str] | None = None
-        super().__init__("rollout", lambda: remote.remote(settings), placement.actors, max_restarts)
+        super().__init__("rollout", partial(RolloutWorker, settings), placement, max_restarts)
 
     def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[list[Completion]]:
         """Completions per request, in order; requests are dealt out so that actors get equal token counts."""
@@ -158,7 +175,7 @@ class Rollouts(Pool):
                 return
             reference, expected = self.weights
             try:
-                _check(index, call(self.actors[index].load_adapter.remote(reference)), expected)
+                _check(index, call(self.actors[index].do.remote("load_adapter", reference)), expected)
                 return
             except RayActorError as again:
                 error = again
@@ -170,8 +187,7 @@ class Judges(Pool):
     def __init__(
         self, build: Callable[[], Reward], placement: Placement, max_restarts: int, threads: int | None = None
     ):
-        remote = ray.remote(RewardWorker).options(**placement.options())
-        super().__init__("reward", lambda: remote.remote(build, threads), placement.actors, max_restarts)
+        super().__init__("reward", partial(RewardWorker, build, threads), placement, max_restarts)
 
     def judge(self, groups: Sequence[Sequence[Sample]]) -> list[list[Judgement]]:
         shares = deal([len(group) for group in groups], len(self.actors))
@@ -187,21 +203,25 @@ class RemoteLearner:
     """The learner as an actor, so that it can have a GPU of its own; the same methods as the plain class."""
 
     def __init__(self, settings: LearnerSettings, placement: Placement):
-        self.actor = ray.remote(Learner).options(**placement.options()).remote(settings)
+        self.actor = ray.remote(Host).options(**placement.options()).remote(partial(Learner, settings))
+        call(self.actor.start.remote())
 
     def step(self, groups: Sequence[TrainGroup]) -> StepReport:
-        report: StepReport = call(self.actor.step.remote(list(groups)))
+        report: StepReport = self._do("step", list(groups))
         return report
 
     def adapter(self) -> tuple[AdapterState, str]:
-        answer: tuple[AdapterState, str] = call(self.actor.adapter.remote())
+        answer: tuple[AdapterState, str] = self._do("adapter")
         return answer
 
     def save(self, folder: str) -> None:
-        call(self.actor.save.remote(folder))
+        self._do("save", folder)
 
     def load(self, folder: str) -> None:
-        call(self.actor.load.remote(folder))
+        self._do("load", folder)
+
+    def _do(self, method: str, *args: Any) -> Any:
+        return call(self.actor.do.remote(method, *args))
 
 
 def deal(sizes: Sequence[int], hands: int) -> list[list[int]]:

@@ -125,7 +125,7 @@ def _correlation(pairs: Sequence[tuple[float, float]]) -> float:
     if sx == 0 or sy == 0:
         return 0.0
     mx, my = fmean(xs), fmean(ys)
-    return fmean((x - mx) * (y - my) for x, y in pairs) / (sx * sy)
+    return float(fmean((x - mx) * (y - my) for x, y in pairs) / (sx * sy))
 
 
 def _finite(value: float) -> float | None:

@@ -42,7 +42,7 @@ def pair(architecture: str) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(groups=groups, temperature=st.sampled_from([1.0, 0.7, 1.6]))
 def test_equals_the_plain_forward_of_each_completion_alone(
     architecture: str, groups: list[TokenGroup], temperature: float
@@ -164,7 +164,7 @@ def test_an_architecture_that_would_be_wrong_is_refused(architecture: str, confi
     assert "\n" not in str(caught.value)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     groups=st.lists(
         st.builds(

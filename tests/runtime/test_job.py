@@ -1,4 +1,4 @@
-"""The cluster recipe of the README, on a head of this machine: a job runs to its end, a mistake ends it with one line."""
+"""The README's cluster recipe on a head of this machine: a job runs to its end, a mistake ends it with one line."""
 
 from __future__ import annotations
 

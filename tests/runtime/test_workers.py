@@ -1,0 +1,48 @@
+"""The workers as plain classes, without Ray."""
+
+from __future__ import annotations
+
+import torch
+
+from rlrp.dialogue.types import Sample
+from rlrp.lm.adapters import LoraSettings, adapter_state, add_lora, checksum
+from rlrp.lm.load import load_model
+from rlrp.lm.sampling import SampleRequest, SamplingSettings
+from rlrp.lm.scoring import TokenGroup, token_logprobs
+from rlrp.lm.shared_prefix import use_shared_prefix
+from rlrp.protocols import Judgement
+from rlrp.runtime.workers import RewardWorker, RolloutSettings, RolloutWorker
+
+LORA = LoraSettings(r=2, alpha=6)
+
+
+def test_a_worker_samples_from_the_weights_it_was_sent_last(tiny_folder: str) -> None:
+    lm = load_model(tiny_folder)
+    use_shared_prefix(lm.model)
+    policy = add_lora(lm.model, LORA, seed=0)
+    worker = RolloutWorker(RolloutSettings(tiny_folder, lora=LORA))
+    requests = [SampleRequest((1, 2, 3), (5, 6))]
+    texts = []
+    for std in (0.0, 0.2, 0.4):
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=std)
+        state = adapter_state(policy)
+        assert worker.load_adapter(state) == checksum(state)
+        (drawn,) = worker.sample(requests, SamplingSettings(max_new_tokens=6, temperature=0.9))
+        with torch.no_grad():
+            group = TokenGroup((1, 2, 3), tuple(c.ids for c in drawn))
+            scored = token_logprobs(policy, [group], temperature=0.9).logp
+        sampled = torch.tensor([x for c in drawn for x in c.logps])
+        torch.testing.assert_close(sampled, scored, atol=1e-4, rtol=0)
+        texts.append(tuple(c.ids for c in drawn))
+    assert len(set(texts)) == 3
+
+
+def test_a_reward_worker_builds_its_reward_itself() -> None:
+    class Reward:
+        def judge(self, groups: object) -> list[list[Judgement]]:
+            return [[Judgement(1.0, {})]]
+
+    samples: list[list[Sample]] = [[]]
+    assert RewardWorker(Reward).judge(samples) == [[Judgement(1.0, {})]]
