@@ -136,13 +136,18 @@ class Pool:
 
     def revive(self, index: int, error: RayActorError) -> None:
         """Start a new actor in a dead one's place, and say so."""
-        self.restarts += 1
-        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        print(f"{self.name} actor {index} died ({cause}); restart {self.restarts}", file=sys.stderr, flush=True)
-        if self.restarts > self.max_restarts:
-            raise WorkerLost(f"{self.name} actors died {self.restarts} times: {cause}") from error
-        self.actors[index] = self.host()
-        call(self.actors[index].start.remote())
+        while True:
+            self.restarts += 1
+            cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            print(f"{self.name} actor {index} died ({cause}); restart {self.restarts}", file=sys.stderr, flush=True)
+            if self.restarts > self.max_restarts:
+                raise WorkerLost(f"{self.name} actors died {self.restarts} times: {cause}") from error
+            self.actors[index] = self.host()
+            try:
+                call(self.actors[index].start.remote())
+                return
+            except RayActorError as again:
+                error = again
 
 
 class Rollouts(Pool):

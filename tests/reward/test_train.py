@@ -123,4 +123,4 @@ def test_measure_leaves_abstentions_out_and_counts_them():
     figures = measure(half, exam, probability=True)
     assert figures["auc"] == 1.0
     assert figures["brier"] == 0.0
-    assert figures["abstained"] == pytest.approx(len(exam.examples) // 2 / len(exam.examples))
+    assert figures["abstained"] == pytest.approx(len(exam.examples) // 2 / len(exam.examples), abs=5e-5)
