@@ -1,11 +1,11 @@
-# make demo: everything from nothing to a report; make test: the fast tests; make bench: figures against peers.
+# make demo: everything from nothing to a report; make test: the fast tests.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LANG_FLAG ?=
 
-.PHONY: demo test test-slow bench lint clean
+.PHONY: demo test test-slow lint clean
 
 demo: $(STAMP)
 	$(BIN)/rlrp demo $(LANG_FLAG)
@@ -15,9 +15,6 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
-
-bench: $(STAMP)
-	$(BIN)/python experiments/benchmarks/run.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
