@@ -1,7 +1,8 @@
 """Style features of a reply: how it is written, whatever it says. One code path; the word classes are data files.
 
 Every feature is finite for every string, bounded, and comparable between short and long replies: rates, shares and
-logarithms, no raw counts.
+logarithms, no raw counts. The reply's length is left out on purpose: faulty replies are longer in most data, so that a
+classifier learns to prefer short ones and a policy learns to say nothing; the length guard looks after length.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from reward.text import Language, sentences, unit_list
 from rlrp.cards import CharacterCard, default_user_name, substitute
 from rlrp.dialogue.types import Sample
 
-VERSION = 1
+VERSION = 2
 """Changes whenever a feature changes its meaning; a model trained on other features is refused."""
 
 LEXICONS = Path(__file__).parent / "lexicons"
@@ -51,7 +52,6 @@ _ENDS_WHOLE = re.compile(r"[.!?。！？…~～—][\"”'’」』)）*\]]*\s*$
 _PERIOD_START = re.compile(r"[\"“'‘「『(（*\s]*(?:i\b|i['’]|我|俺)", re.IGNORECASE)
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "length": ("log_units", "log_sentences"),
     "sentences": ("sentence_length", "sentence_spread", "short_sentences", "ends_whole", "ends_question"),
     "punctuation": ("comma", "stop", "exclamation", "question", "ellipsis", "dash", "semicolon", "colon", "quotation"),
     "layout": ("digits", "line_break", "markdown", "list_item", "speaker_label", "capitals", "capitalised"),
@@ -125,8 +125,6 @@ def _lengths(text: str, tokens: list[str]) -> dict[str, float]:
     said = [text[start:end] for start, end in sentences(text)]
     sizes = [len(unit_list(sentence)) for sentence in said] or [0]
     return {
-        "log_units": math.log1p(len(tokens)),
-        "log_sentences": math.log1p(len(said)),
         "sentence_length": math.log1p(sum(sizes) / len(sizes)),
         "sentence_spread": float(np.std([math.log1p(size) for size in sizes])),
         "short_sentences": sum(size <= 4 for size in sizes) / len(sizes),

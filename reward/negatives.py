@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from reward.features import card_summary, expanded
 from reward.spans import split_spans
-from reward.text import sentences
+from reward.text import sentences, units
 from rlrp.cards import CharacterCard
 from rlrp.dialogue import Contrast, Dialogue, Message, Pool, Sample
 
@@ -116,7 +116,7 @@ def build_examples(
     for language in ("en", "zh"):
         own = [character for character in characters if character.card.language == language]
         found = [example for character in own for example in _positives(character)]
-        found += _faulty(own) + _base(own, base_replies) + _degenerate(found, rng)
+        found += _faulty(own) + _base(own, base_replies, rng) + _degenerate(found, rng)
         found += _other_characters(own, rng) + _shuffled(own, rng) + _parroting(own, rng)
         examples += _weighted(found, kind_weights)
     return examples
@@ -143,23 +143,25 @@ def _faulty(characters: Sequence[Character]) -> list[Example]:
     ]
 
 
-def _base(characters: Sequence[Character], base_replies: Iterable[BaseReply]) -> list[Example]:
-    """The assistant's answers. Every other one is cut back to its last whole sentence where a length limit broke it
-    off, so that being broken off is not what an assistant is known by."""
+def _base(characters: Sequence[Character], base_replies: Iterable[BaseReply], rng: random.Random) -> list[Example]:
+    """The assistant's answers. Every other one is cut back to whole sentences and to the length of a reply in role, so
+    that neither being long nor being broken off by a length limit is what an assistant is known by."""
     cards = {character.slug: character.card for character in characters}
+    lengths = [units(example.sample.reply) for character in characters for example in _positives(character)]
     found = []
     for at, base in enumerate(base_replies):
-        reply = _whole(base.reply) if at % 2 else base.reply.strip()
+        reply = _shortened(base.reply, rng.choice(lengths)) if at % 2 and lengths else base.reply.strip()
         if base.card_slug in cards and reply:
             sample = Sample(cards[base.card_slug], base.messages, reply)
             found.append(Example(sample, "base_assistant", base.card_slug))
     return found
 
 
-def _whole(reply: str) -> str:
-    """The reply up to its last full stop; all of it if it has none."""
+def _shortened(reply: str, length: int) -> str:
+    """The reply up to the last full stop within ``length`` units, else the first; all of it if it has none."""
     ends = [match.end() for match in _FULL_STOP.finditer(reply)]
-    return reply[: ends[-1]].strip() if ends else reply.strip()
+    short = [end for end in ends if units(reply[:end]) <= length]
+    return reply[: (short or ends[:1] or [len(reply)])[-1]].strip()
 
 
 def _other_characters(characters: Sequence[Character], rng: random.Random) -> list[Example]:
@@ -224,7 +226,8 @@ def _cut(reply: str, rng: random.Random) -> str:
 def _shuffled(characters: Sequence[Character], rng: random.Random) -> list[Example]:
     """Sentences of the same character from different places, put together: its style, but no answer and no thread.
 
-    A small policy's stylised nonsense looks like this, and nothing else among the negatives does.
+    A small policy's stylised nonsense looks like this, and nothing else among the negatives does. Some are a single
+    sentence: saying one thing of one's own, whatever was asked, is what such a policy falls back on.
     """
     found = []
     for character in characters:
@@ -232,7 +235,7 @@ def _shuffled(characters: Sequence[Character], rng: random.Random) -> list[Examp
         pieces = {at: _pieces(example.sample.reply) for at, example in enumerate(positives)}
         for at, example in enumerate(positives):
             elsewhere = [piece for other, own in pieces.items() if other != at for piece in own]
-            count = max(len(pieces[at]), 2)
+            count = rng.randint(1, max(len(pieces[at]), 2))
             if len(elsewhere) >= count and rng.random() < 0.5:
                 joiner = "" if character.card.language == "zh" else " "
                 sample = replace(example.sample, reply=joiner.join(rng.sample(elsewhere, count)))

@@ -7,7 +7,7 @@ import re
 import pytest
 from made_characters import base_replies, pool
 
-from reward.features import card_summary
+from reward.features import card_summary, expanded
 from reward.fit_judge import split_characters
 from reward.negatives import IN_ROLE, BaseReply, build_examples, characters_of
 from rlrp.dialogue import Message
@@ -53,7 +53,8 @@ def test_another_characters_reply_is_never_ones_own():
 
 def test_parroting_says_back_the_user_or_the_card():
     for example in of_kind("parroting"):
-        heard = f"{card_summary(example.sample.card)}\n{example.sample.messages[-1].content}"
+        card = example.sample.card
+        heard = "\n".join([card_summary(card), expanded(card, card.greeting), example.sample.messages[-1].content])
         assert any(piece in heard for piece in re.split(r"(?<=[.!?*])\s", example.sample.reply))
 
 
@@ -75,7 +76,7 @@ def test_the_same_seed_gives_the_same_examples_and_another_gives_others():
     assert build_examples(CHARACTERS, base_replies(MADE), seed=1) != EXAMPLES
 
 
-def test_every_other_base_reply_is_cut_back_to_whole_sentences():
+def test_every_other_base_reply_is_cut_back_to_whole_sentences_and_the_length_of_one_in_role():
     asked = (Message("user", "Well?"),)
     broken = [BaseReply("en-0", asked, "I can help. For example, you"), BaseReply("en-0", asked, "I can help. Fir")]
     found = [e.sample.reply for e in build_examples(CHARACTERS, broken) if e.kind == "base_assistant"]
