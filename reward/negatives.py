@@ -232,10 +232,10 @@ def _shuffled(characters: Sequence[Character], rng: random.Random) -> list[Examp
     found = []
     for character in characters:
         positives = _positives(character)
-        pieces = {at: _pieces(example.sample.reply) for at, example in enumerate(positives)}
+        parts = {at: pieces(example.sample.reply) for at, example in enumerate(positives)}
         for at, example in enumerate(positives):
-            elsewhere = [piece for other, own in pieces.items() if other != at for piece in own]
-            count = rng.randint(1, max(len(pieces[at]), 2))
+            elsewhere = [piece for other, own in parts.items() if other != at for piece in own]
+            count = rng.randint(1, max(len(parts[at]), 2))
             if len(elsewhere) >= count and rng.random() < 0.5:
                 joiner = "" if character.card.language == "zh" else " "
                 sample = replace(example.sample, reply=joiner.join(rng.sample(elsewhere, count)))
@@ -252,18 +252,18 @@ def _parroting(characters: Sequence[Character], rng: random.Random) -> list[Exam
         for example in _positives(character):
             card = example.sample.card
             heard = rng.choice([example.sample.messages[-1].content, card_summary(card), expanded(card, card.greeting)])
-            pieces = _pieces(heard)
-            if not pieces or rng.random() < 0.5:
+            parts = pieces(heard)
+            if not parts or rng.random() < 0.5:
                 continue
-            said = rng.sample(pieces, min(len(pieces), rng.choice([1, 2])))
+            said = rng.sample(parts, min(len(parts), rng.choice([1, 2])))
             if others and rng.random() < 0.5:
-                said += _pieces(rng.choice(_replies_at(rng.choice(others), 1)))[:1]
+                said += pieces(rng.choice(_replies_at(rng.choice(others), 1)))[:1]
             joiner = "" if card.language == "zh" else " "
             found.append(Example(replace(example.sample, reply=joiner.join(said)), "parroting", character.slug))
     return found
 
 
-def _pieces(reply: str) -> list[str]:
+def pieces(reply: str) -> list[str]:
     """The reply's gestures and sentences, each whole."""
     found: list[str] = []
     for span in split_spans(reply):
