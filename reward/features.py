@@ -23,7 +23,7 @@ from reward.text import Language, sentences, unit_list
 from rlrp.cards import CharacterCard, default_user_name, substitute
 from rlrp.dialogue.types import Sample
 
-VERSION = 2
+VERSION = 3
 """Changes whenever a feature changes its meaning; a model trained on other features is refused."""
 
 LEXICONS = Path(__file__).parent / "lexicons"
@@ -48,11 +48,11 @@ _MARKS = {
     "capitalised": re.compile(r"(?<=[a-z,;] )[A-Z][a-z]+"),
     "speaker_label": re.compile(r"^\s*[\w ·'’-]{1,24}[:：]\s", re.MULTILINE),
 }
-_ENDS_WHOLE = re.compile(r"[.!?。！？…~～—][\"”'’」』)）*\]]*\s*$|[*）)]\s*$")
+_SENTENCE_END = re.compile(r"[.!?~—][\"”’'」』)）*\]]*(?=\s|$)|[。！？…～—][\"”’'」』)）*\]]*|[*）)](?=\s|$)")
 _PERIOD_START = re.compile(r"[\"“'‘「『(（*\s]*(?:i\b|i['’]|我|俺)", re.IGNORECASE)
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "sentences": ("sentence_length", "sentence_spread", "short_sentences", "ends_whole", "ends_question"),
+    "sentences": ("sentence_length", "sentence_spread", "short_sentences", "ends_question"),
     "punctuation": ("comma", "stop", "exclamation", "question", "ellipsis", "dash", "semicolon", "colon", "quotation"),
     "layout": ("digits", "line_break", "markdown", "list_item", "speaker_label", "capitals", "capitalised"),
     "actions": ("action_share", "action_count", "opens_with_action", "you_in_action"),
@@ -83,9 +83,12 @@ def style_features(samples: Sequence[Sample], language: Language) -> NDArray[np.
 
 
 def visible_text(reply: str) -> str:
-    """What the reader sees of the reply (plans removed), its beginning if it is very long."""
+    """What the reader sees of the reply (plans removed), its beginning if it is very long, without a last sentence
+    that was broken off: being cut says nothing of the role, and the length guard charges for it."""
     reply = reply[:_MAX_CHARACTERS]
-    return "".join(reply[s.start : s.end] for s in split_spans(reply) if s.kind != "plan").strip()
+    text = "".join(reply[s.start : s.end] for s in split_spans(reply) if s.kind != "plan").strip()
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    return text[: ends[-1]] if ends else text
 
 
 @lru_cache(maxsize=512)
@@ -128,7 +131,6 @@ def _lengths(text: str, tokens: list[str]) -> dict[str, float]:
         "sentence_length": math.log1p(sum(sizes) / len(sizes)),
         "sentence_spread": float(np.std([math.log1p(size) for size in sizes])),
         "short_sentences": sum(size <= 4 for size in sizes) / len(sizes),
-        "ends_whole": float(bool(_ENDS_WHOLE.search(text))),
         "ends_question": float(bool(said) and said[-1].rstrip("\"”'’」』)）*").endswith(("?", "？"))),
         "starts_with_i": sum(bool(_PERIOD_START.match(sentence)) for sentence in said) / max(len(said), 1),
     }

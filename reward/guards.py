@@ -17,10 +17,11 @@ __all__ = ["LengthTerm", "RepetitionTerm", "SpeaksForUserTerm"]
 
 
 class LengthTerm:
-    """0 while the reply's length lies in the band, falling in a straight line to -1 outside it.
+    """0 while the reply's length lies in the band and it came to its end, falling in a straight line to -1 outside.
 
     Length is in units (a Han character, or a word) of what the reader sees. Below the band the value is
-    ``(n - low) / low``, so an empty reply gets -1; above it ``(high - n) / (softness * high)``.
+    ``(n - low) / low``, so an empty reply gets -1; above it ``(high - n) / (softness * high)``. A reply that sampling
+    had to break off costs ``unfinished`` more (compare the overlong penalty of DAPO, arXiv 2503.14476, section 3.4).
     """
 
     name = "length"
@@ -31,6 +32,7 @@ class LengthTerm:
         zh: tuple[int, int] = (6, 200),
         en: tuple[int, int] = (6, 160),
         softness: float = 1.0,
+        unfinished: float = 0.5,
     ):
         """Set the bands.
 
@@ -38,11 +40,14 @@ class LengthTerm:
             zh: lowest and highest number of units that a Chinese reply may have for free.
             en: the same for English.
             softness: how far above the band, as a share of its upper end, the value reaches -1.
+            unfinished: what being broken off costs, in [0, 1].
         """
         self._bands = {"zh": _band(zh, "zh"), "en": _band(en, "en")}
         if softness <= 0:
             raise UserError(f"got {softness}, expected a number above 0", place="softness")
-        self._softness = softness
+        if not 0 <= unfinished <= 1:
+            raise UserError(f"got {unfinished}, expected a number from 0 to 1", place="unfinished")
+        self._softness, self._unfinished = softness, unfinished
 
     def score(self, samples: Sequence[Sample]) -> list[TermScore]:
         """Score samples in order; part ``units`` is the length."""
@@ -60,6 +65,9 @@ class LengthTerm:
         elif count > high:
             value = max(-1.0, (high - count) / (self._softness * high))
             reasons = (f"length: {count} units, at most {high} expected",)
+        if not sample.finished and self._unfinished:
+            value = max(-1.0, value - self._unfinished)
+            reasons += ("length: broken off at the longest length allowed",)
         return TermScore(value, reasons, {"units": float(count)})
 
 

@@ -30,7 +30,6 @@ KIND_WEIGHTS: dict[str, float] = {
     "speaks_for_user": 0.4,
     "over_cooperative": 0.5,
     "repeated": 0.15,
-    "cut_off": 0.15,
     "shuffled": 0.3,
     "parroting": 0.3,
 }
@@ -197,15 +196,11 @@ def _replies_at(character: Character, place: int) -> list[str]:
 
 
 def _degenerate(positives: Sequence[Example], rng: random.Random) -> list[Example]:
-    """A quarter of the replies each said twice or broken off, the ways in which sampling goes wrong."""
-    found = []
-    for kind, spoil in (("repeated", _twice), ("cut_off", _cut)):
-        chosen = rng.sample(positives, k=len(positives) // 4)
-        for example in chosen:
-            reply = spoil(example.sample.reply, rng)
-            if reply:
-                found.append(replace(example, sample=replace(example.sample, reply=reply), kind=kind))
-    return found
+    """A quarter of the replies said twice, as sampling goes wrong."""
+    return [
+        replace(example, sample=replace(example.sample, reply=_twice(example.sample.reply, rng)), kind="repeated")
+        for example in rng.sample(positives, k=len(positives) // 4)
+    ]
 
 
 def _twice(reply: str, rng: random.Random) -> str:
@@ -213,14 +208,6 @@ def _twice(reply: str, rng: random.Random) -> str:
     spans = sentences(reply)
     start = spans[len(spans) // 2][0] if len(spans) > 1 and rng.random() < 0.5 else 0
     return f"{reply}{' ' if reply.isascii() else ''}{reply[start:]}"
-
-
-def _cut(reply: str, rng: random.Random) -> str:
-    """The reply broken off inside a word or clause; "" if it is too short for that."""
-    at = int(len(reply) * rng.uniform(0.4, 0.8))
-    while 0 < at < len(reply) and not (reply[at - 1].isalnum() and reply[at].isalnum()):
-        at -= 1
-    return reply[:at] if at >= 8 else ""
 
 
 def _shuffled(characters: Sequence[Character], rng: random.Random) -> list[Example]:

@@ -127,12 +127,13 @@ class LengthConfig(TermConfig):
     en: Band | None = None
     zh: Band | None = None
     softness: Annotated[float, Field(gt=0)] = 1.0
+    unfinished: Annotated[float, Field(ge=0, le=1)] = 0.5
 
     def build(self, name: str, folder: Path) -> RewardTerm:
         from reward.guards import LengthTerm
 
         bands = {key: band for key, band in (("en", self.en), ("zh", self.zh)) if band is not None}
-        return LengthTerm(**bands, softness=self.softness)
+        return LengthTerm(**bands, softness=self.softness, unfinished=self.unfinished)
 
 
 class RepetitionConfig(TermConfig):

@@ -32,8 +32,12 @@ class Dialogue:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a reward term sees: the card, the messages up to the reply (the last is the user's), and the reply."""
+    """What a reward term sees: the card, the messages up to the reply (the last is the user's), and the reply.
+
+    ``finished`` is False where sampling broke the reply off at its longest length.
+    """
 
     card: CharacterCard
     messages: tuple[Message, ...]
     reply: str
+    finished: bool = True

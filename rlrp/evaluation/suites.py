@@ -132,7 +132,12 @@ def evaluate(
 
     prompts = [make_prompt(lm.chat, id, slug, suite.pool.cards[slug], messages) for slug, id, messages in suite.prompts]
     groups = _sample(sampler, prompts, settings.samples_per_prompt, sampling, settings.seed)
-    judged = reward.judge([[p.sample(c.text) for c in group] for p, group in zip(prompts, groups, strict=True)])
+    judged = reward.judge(
+        [
+            [p.sample(c.text, finished=c.finish == "stop") for c in group]
+            for p, group in zip(prompts, groups, strict=True)
+        ]
+    )
     _role_play_units(prompts, groups, judged, units, better)
     units["kl"], better["kl"] = _kl(prompts, groups, anchor, settings.temperature), "lower"
 

@@ -20,8 +20,8 @@ class Prompt:
     messages: tuple[Message, ...]
     ids: tuple[int, ...]
 
-    def sample(self, reply: str) -> Sample:
-        return Sample(self.card, self.messages, reply)
+    def sample(self, reply: str, *, finished: bool = True) -> Sample:
+        return Sample(self.card, self.messages, reply, finished)
 
 
 def role_play_messages(card: CharacterCard, messages: Sequence[Message]) -> list[Message]:

@@ -53,7 +53,7 @@ class Group:
     equal: bool = False
 
     def samples(self) -> list[Sample]:
-        return [self.prompt.sample(completion.text) for completion in self.completions]
+        return [self.prompt.sample(c.text, finished=c.finish == "stop") for c in self.completions]
 
     def training(self) -> TrainGroup:
         return TrainGroup(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,7 +34,15 @@ def test_length_band_in_units() -> None:
     assert LengthTerm(zh=(0, 5), en=(0, 5)).score([sample("")])[0].value == -1.0
 
 
-@pytest.mark.parametrize("options", [{"zh": (5, 2)}, {"en": (0, 0)}, {"softness": 0}])
+def test_a_reply_that_was_broken_off_costs() -> None:
+    term = LengthTerm(en=(4, 10), unfinished=0.3)
+    cut = Sample(CARD, (Message("user", "Hi."),), "word " * 5, finished=False)
+    score = term.score([cut])[0]
+    assert score.value == pytest.approx(-0.3) and "broken off" in score.reasons[0]
+    assert term.score([replace(cut, reply="")])[0].value == -1.0
+
+
+@pytest.mark.parametrize("options", [{"zh": (5, 2)}, {"en": (0, 0)}, {"softness": 0}, {"unfinished": 2}])
 def test_length_rejects_bad_options(options: dict[str, object]) -> None:
     with pytest.raises(UserError):
         LengthTerm(**options)  # type: ignore[arg-type]

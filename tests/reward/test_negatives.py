@@ -34,7 +34,7 @@ def test_positives_are_every_turn_and_the_right_half_of_every_contrast():
 def test_every_kind_of_negative_is_there():
     kinds = {example.kind for example in EXAMPLES}
     misplaced = {"other_character", "shuffled", "parroting"}
-    assert kinds == {IN_ROLE, "base_assistant", "biography", "repeated", "cut_off"} | misplaced
+    assert kinds == {IN_ROLE, "base_assistant", "biography", "repeated"} | misplaced
 
 
 def test_positives_and_negatives_weigh_the_same_and_kinds_share_as_told():
