@@ -131,7 +131,13 @@ def evaluate(
     better: dict[str, Direction] = {}
 
     prompts = [make_prompt(lm.chat, id, slug, suite.pool.cards[slug], messages) for slug, id, messages in suite.prompts]
-    groups = _sample(sampler, prompts, settings.samples_per_prompt, sampling, settings.seed)
+    probe_prompts = [
+        make_prompt(lm.chat, f"{slug}/{probe.id}", slug, suite.pool.cards[slug], (Message("user", probe.text),))
+        for slug, probe in suite.probes
+    ]
+    # All at once: prompts of a card begin alike, and that part goes through the model once.
+    drawn = _sample(sampler, [*prompts, *probe_prompts], settings.samples_per_prompt, sampling, settings.seed)
+    groups, answers = drawn[: len(prompts)], drawn[len(prompts) :]
     judged = reward.judge(
         [
             [p.sample(c.text, finished=c.finish == "stop") for c in group]
@@ -141,11 +147,6 @@ def evaluate(
     _role_play_units(prompts, groups, judged, units, better)
     units["kl"], better["kl"] = _kl(prompts, groups, anchor, settings.temperature), "lower"
 
-    probe_prompts = [
-        make_prompt(lm.chat, f"{slug}/{probe.id}", slug, suite.pool.cards[slug], (Message("user", probe.text),))
-        for slug, probe in suite.probes
-    ]
-    answers = _sample(sampler, probe_prompts, settings.samples_per_prompt, sampling, settings.seed)
     complied: dict[str, list[float]] = defaultdict(list)
     for (slug, probe), group in zip(suite.probes, answers, strict=True):
         complied[slug] += [float(probe.complied(c.text)) for c in group]

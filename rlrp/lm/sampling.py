@@ -4,21 +4,22 @@ Rows of all prompts decode together; a finished row leaves the batch and waiting
 long reply does not idle the rest. Every completion has a random stream of its own, so what it says does not depend
 on what it was batched with (up to the rounding of the matrix products).
 
-Shapes: N active rows, T suffix places per row, H query heads, K key heads, D head size, P prefix tokens.
+Shapes: N active rows, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rlrp.lm.decoding import DecodeLayout, Row, few_rows, prefill
 from rlrp.lm.load import LanguageModel
-from rlrp.lm.shared_prefix import PrefixStore, decoder_of, pack, packed_inputs, packed_row
+from rlrp.lm.shared_prefix import decoder_of, packed_row
 
 FinishReason = Literal["stop", "length"]
 
@@ -37,7 +38,7 @@ class SamplingSettings:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
-    max_rows: int = 64
+    max_rows: int = 160
 
     @property
     def truncates(self) -> bool:
@@ -63,113 +64,6 @@ class Completion:
     truncated: bool = False
 
 
-@dataclass
-class _Row:
-    """One completion in flight; ``slot`` is its place in the suffix cache."""
-
-    request: int
-    index: int
-    prompt_length: int
-    uniforms: np.ndarray
-    slot: int
-    ids: list[int] = field(default_factory=list)
-    logps: list[float] = field(default_factory=list)
-
-
-class _DecodeLayout:
-    """The attention layout of one decoding step: N rows, each over its prompt's prefix and its own suffix.
-
-    Suffix keys and values live in [K, slots, T, D] per layer; ``begin`` prepares a step over the first N slots.
-    """
-
-    def __init__(self, store: PrefixStore, slots: int, places: int):
-        self.store = store
-        self.slots, self.places = slots, places
-        self.keys: dict[int, Tensor] = {}
-        self.values: dict[int, Tensor] = {}
-        self.rows: list[tuple[int, Tensor]] = []
-
-    def begin(self, active: Sequence[_Row], device: torch.device) -> None:
-        """Rows in slot order; each is about to write its token number ``len(ids) - 1`` of the suffix."""
-        by_request: dict[int, list[int]] = {}
-        for row in active:
-            by_request.setdefault(row.request, []).append(row.slot)
-        self.rows = [(request, torch.tensor(slots, device=device)) for request, slots in by_request.items()]
-        self.order = torch.cat([slots for _, slots in self.rows])
-        self.identity = bool((self.order == torch.arange(len(active), device=device)).all())
-        self.n = len(active)
-        self.at = torch.tensor([len(row.ids) - 1 for row in active], device=device)
-        self.index = torch.arange(self.n, device=device)
-        self.longest = int(self.at.max()) + 1
-        self.even = bool((self.at == self.at[0]).all())
-        self.prompt_lengths = torch.tensor([row.prompt_length for row in active], device=device)
-        self.masks: dict[int, tuple[Tensor | None, dict[int, Tensor]]] = {}
-
-    def move(self, source: int, target: int) -> None:
-        """Move a row's suffix to another slot (the last active row fills the place of a finished one)."""
-        for cache in (self.keys, self.values):
-            for tensor in cache.values():
-                tensor[:, target] = tensor[:, source]
-
-    def attend(self, module: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
-        """Attention output [1, N, H, D] for the rows' new queries [1, H, N, D] and keys and values [1, K, N, D]."""
-        layer = module.layer_idx
-        heads, n, size = q.shape[1:]
-        kv_heads = k.shape[1]
-        if layer not in self.keys:
-            shape = (kv_heads, self.slots, self.places, size)
-            self.keys[layer], self.values[layer] = q.new_zeros(shape), q.new_zeros(shape)
-        self.keys[layer][:, self.index, self.at] = k[0]
-        self.values[layer][:, self.index, self.at] = v[0]
-        keys = self.keys[layer][:, :n, : self.longest]
-        values = self.values[layer][:, :n, : self.longest]
-        queries = (q[0] * scale).view(kv_heads, heads // kv_heads, n, size).transpose(1, 2)  # [K, N, H/K, D]
-        to_own = queries @ keys.transpose(-1, -2)
-        own_mask, prefix_masks = self._masks(window)
-        if own_mask is not None:
-            to_own = to_own.masked_fill(~own_mask[:, None, :], float("-inf"))
-        parts = []
-        for request, slots in self.rows:
-            k_prefix, v_prefix = self.store.get(request, layer)
-            mine = slice(None) if len(self.rows) == 1 else slots
-            rows = queries[:, mine].reshape(kv_heads, -1, size)
-            to_prefix = (rows @ k_prefix.transpose(1, 2)).view(kv_heads, len(slots), -1, k_prefix.shape[1])
-            if request in prefix_masks:
-                to_prefix = to_prefix.masked_fill(~prefix_masks[request][:, None, :], float("-inf"))
-            weights = torch.cat([to_prefix, to_own[:, mine]], -1).softmax(-1, dtype=torch.float32).to(q.dtype)
-            on_prefix, on_own = weights.split([k_prefix.shape[1], self.longest], dim=-1)
-            out = on_prefix.reshape(kv_heads, -1, k_prefix.shape[1]) @ v_prefix
-            parts.append(out.view(kv_heads, len(slots), -1, size) + on_own @ values[:, mine])
-        merged = torch.cat(parts, dim=1)
-        if not self.identity:
-            merged = torch.empty_like(merged).index_copy_(1, self.order, merged)
-        return merged.permute(1, 0, 2, 3).reshape(1, n, heads, size)
-
-    def _masks(self, window: int | None) -> tuple[Tensor | None, dict[int, Tensor]]:
-        """Which own places [N, longest] and, per request, which prefix places [n, P] a row may look at."""
-        key = window or 0
-        if key not in self.masks:
-            t = torch.arange(self.longest, device=self.at.device)
-            own = None if self.even else t[None, :] <= self.at[:, None]
-            prefix: dict[int, Tensor] = {}
-            if window is not None:
-                near = self.at[:, None] - t[None, :] < window
-                own = near & (t[None, :] <= self.at[:, None])
-                for request, slots in self.rows:
-                    length = int(self.prompt_lengths[slots[0]])
-                    if length + self.longest > window:
-                        position = length + self.at[slots, None]
-                        prefix[request] = position - torch.arange(length, device=self.at.device)[None, :] < window
-            self.masks[key] = own, prefix
-        return self.masks[key]
-
-    def _store_free(self, request: int) -> None:
-        for place in [place for place in self.store.kv if place[0] == request]:
-            del self.store.kv[place]
-
-    free = _store_free
-
-
 class Sampler:
     """Draws completions from a language model whose attention is ours (``use_shared_prefix``)."""
 
@@ -188,18 +82,19 @@ class Sampler:
         self._check_lengths(requests, settings)
         results: list[list[Completion | None]] = [[None] * len(request.seeds) for request in requests]
         widest = max((len(request.seeds) for request in requests), default=1)
-        layout = _DecodeLayout(PrefixStore(), max(settings.max_rows, widest), settings.max_new_tokens)
+        layout = DecodeLayout(max(settings.max_rows, widest), settings.max_new_tokens)
         waiting = [r for r, request in enumerate(requests) if request.seeds]
-        active: list[_Row] = []
-        while waiting or active:
-            admitted = self._admit(requests, waiting, len(active), layout.slots)
-            if admitted:
-                fresh, logits = self._prefill(requests, admitted, len(active), layout.store, settings)
-                self._draw(fresh, logits, settings)
-                active += fresh
-            else:
-                self._draw(active, self._decode(active, layout), settings)
-            active = self._retire(active, layout, settings, results, progress)
+        active: list[Row] = []
+        with few_rows(self.lm.model):
+            while waiting or active:
+                admitted = self._admit(requests, waiting, len(active), layout.slots)
+                if admitted:
+                    fresh, logits = self._prefill(requests, admitted, len(active), layout, settings)
+                    self._draw(fresh, logits, settings)
+                    active += fresh
+                else:
+                    self._draw(active, self._decode(active, layout), settings)
+                active = self._retire(active, layout, settings, results, progress)
         return [[completion for completion in group if completion is not None] for group in results]
 
     def _check_lengths(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> None:
@@ -226,29 +121,21 @@ class Sampler:
         requests: Sequence[SampleRequest],
         admitted: list[int],
         first_slot: int,
-        store: PrefixStore,
+        layout: DecodeLayout,
         settings: SamplingSettings,
-    ) -> tuple[list[_Row], Tensor]:
+    ) -> tuple[list[Row], Tensor]:
         """Run the prompts once; the rows they open and the logits [rows, V] of each row's first token."""
-        prefixes = [list(requests[r].prompt) for r in admitted]
-        layout = pack(prefixes, [[] for _ in prefixes])
-        layout.store = PrefixStore()
-        ids, positions = packed_inputs(prefixes, [[] for _ in prefixes], self.device)
-        with packed_row():
-            out = decoder_of(self.lm.model)(input_ids=ids, position_ids=positions, use_cache=False, shared=layout)
-        for (g, layer), kv in layout.store.kv.items():
-            store.kv[admitted[g], layer] = kv
-        last = torch.tensor([span.suffix_start - 1 for span in layout.groups], device=self.device)
-        logits = self._logits(out.last_hidden_state[0, last])
-        rows: list[_Row] = []
+        kv, hidden = prefill(self.lm.model, [requests[r].prompt for r in admitted])
+        layout.admit(admitted, kv)
+        rows: list[Row] = []
         for r in admitted:
             for index, seed in enumerate(requests[r].seeds):
                 uniforms = np.random.Generator(np.random.Philox(key=seed)).random(settings.max_new_tokens)
-                rows.append(_Row(r, index, len(requests[r].prompt), uniforms, first_slot + len(rows)))
+                rows.append(Row(r, index, len(requests[r].prompt), uniforms, first_slot + len(rows)))
         repeats = torch.tensor([len(requests[r].seeds) for r in admitted], device=self.device)
-        return rows, logits.repeat_interleave(repeats, dim=0)
+        return rows, self._logits(hidden).repeat_interleave(repeats, dim=0)
 
-    def _decode(self, active: list[_Row], layout: _DecodeLayout) -> Tensor:
+    def _decode(self, active: list[Row], layout: DecodeLayout) -> Tensor:
         """One forward of every active row's newest token; logits [N, V] of the next."""
         layout.begin(active, self.device)
         ids = torch.tensor([[row.ids[-1] for row in active]], device=self.device)
@@ -258,17 +145,12 @@ class Sampler:
         return self._logits(out.last_hidden_state[0])
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        head = self.lm.model.get_output_embeddings()
-        if hidden.device.type == "cpu" and getattr(head, "bias", None) is None:
-            # On CPUs the product is about 1.6 times faster this way round for a few dozen rows.
-            logits = (head.weight @ hidden.t()).t().contiguous()
-        else:
-            logits = head(hidden)
+        logits = self.lm.model.get_output_embeddings()(hidden)
         cap = getattr(self.lm.model.config, "final_logit_softcapping", None)
         capped: Tensor = torch.tanh(logits / cap) * cap if cap else logits
         return capped
 
-    def _draw(self, rows: list[_Row], logits: Tensor, settings: SamplingSettings) -> None:
+    def _draw(self, rows: list[Row], logits: Tensor, settings: SamplingSettings) -> None:
         """Append one token and its log-probability to every row."""
         if settings.temperature == 0:
             tokens = logits.argmax(dim=-1)
@@ -284,12 +166,12 @@ class Sampler:
 
     def _retire(
         self,
-        active: list[_Row],
-        layout: _DecodeLayout,
+        active: list[Row],
+        layout: DecodeLayout,
         settings: SamplingSettings,
         results: list[list[Completion | None]],
         progress: Callable[[int], None] | None,
-    ) -> list[_Row]:
+    ) -> list[Row]:
         """Take finished rows out; the last rows move into the slots that fall free, so slots stay 0..N-1."""
         stop = self.lm.chat.stop_ids
         done = [row for row in active if row.ids[-1] in stop or len(row.ids) >= settings.max_new_tokens]
@@ -308,9 +190,6 @@ class Sampler:
             target = free.pop(0)
             layout.move(row.slot, target)
             row.slot = target
-        still = {row.request for row in left}
-        for request in {row.request for row in done} - still:
-            layout.free(request)
         if progress:
             progress(len(done))
         return sorted(left, key=lambda row: row.slot)

@@ -50,10 +50,10 @@ class GroupSpan:
 
 @dataclass
 class PackedLayout:
-    """The layout of one packed row; with ``store`` the prefixes' keys and values are kept for decoding."""
+    """The layout of one packed row; with ``store`` the groups' keys and values are kept for decoding."""
 
     groups: list[GroupSpan]
-    store: PrefixStore | None = None
+    store: KvStore | None = None
     _pads: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     _masks: dict[tuple[int, int], tuple[Tensor | None, Tensor]] = field(default_factory=dict)
 
@@ -71,7 +71,7 @@ class PackedLayout:
         prefix = slice(span.start, span.suffix_start)
         k_prefix, v_prefix = k[:, prefix], v[:, prefix]
         if self.store is not None:
-            self.store.put(g, module.layer_idx, k_prefix, v_prefix)
+            self.store.put(g, module.layer_idx, k[:, span.start : span.end], v[:, span.start : span.end])
         parts = [_causal(q[:, prefix], k_prefix, v_prefix, scale, window)]
         if span.end > span.suffix_start:
             suffix = slice(span.suffix_start, span.end)
@@ -129,17 +129,18 @@ class PackedLayout:
         return self._masks[key]
 
 
-class PrefixStore:
-    """Keys and values of prefixes, per group and layer: [K, P, D] each."""
+class KvStore:
+    """Keys and values of packed groups, per group and layer: [K, tokens of prefix and suffixes, D] each."""
 
     def __init__(self) -> None:
-        self.kv: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self.kv: dict[int, dict[int, tuple[Tensor, Tensor]]] = {}
 
     def put(self, group: int, layer: int, k: Tensor, v: Tensor) -> None:
-        self.kv[group, layer] = k.contiguous(), v.contiguous()
+        self.kv.setdefault(group, {})[layer] = k, v
 
-    def get(self, group: int, layer: int) -> tuple[Tensor, Tensor]:
-        return self.kv[group, layer]
+    def of(self, group: int) -> dict[int, tuple[Tensor, Tensor]]:
+        """By layer."""
+        return self.kv[group]
 
 
 def pack(prefixes: Sequence[Sequence[int]], suffixes: Sequence[Sequence[Sequence[int]]]) -> PackedLayout:
