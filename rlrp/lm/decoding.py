@@ -38,14 +38,22 @@ class Row:
     logps: list[float] = field(default_factory=list)
 
 
-def prefill(model: Any, prompts: Sequence[Sequence[int]]) -> tuple[list[dict[int, tuple[Tensor, Tensor]]], Tensor]:
+@dataclass(frozen=True)
+class PromptKv:
+    """A prompt's keys and values by layer, as views: what it shares with others and its own end, each [K, p, D]."""
+
+    length: int
+    layers: dict[int, tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]
+
+
+def prefill(model: Any, prompts: Sequence[Sequence[int]]) -> tuple[list[PromptKv], Tensor]:
     """Run prompts, the tokens that several begin with (a card) once.
 
     Returns:
-        For each prompt its keys and values by layer, each [K, p, D], and the hidden states [R, C] at the last tokens.
+        For each prompt its keys and values, and the hidden states [R, C] at the last tokens.
     """
     device = next(model.parameters()).device
-    kept: list[dict[int, tuple[Tensor, Tensor]]] = [{} for _ in prompts]
+    kept = [PromptKv(len(prompt), {}) for prompt in prompts]
     hidden: list[Tensor] = [torch.empty(0)] * len(prompts)
     for bundles in _within_budget(common_beginnings(prompts), prompts):
         prefixes = [list(prompts[members[0]][:shared]) for shared, members in bundles]
@@ -61,16 +69,12 @@ def prefill(model: Any, prompts: Sequence[Sequence[int]]) -> tuple[list[dict[int
             start = shared
             for place, member in enumerate(members):
                 end = start + (span.suffixes[place] if span.suffixes else 0)
-                for layer, (k, v) in layout.store.of(b).items():
-                    kept[member][layer] = (_joined(k, shared, start, end), _joined(v, shared, start, end))
+                for layer, pair in layout.store.of(b).items():
+                    k, v = ((part[:, :shared], part[:, start:end]) for part in pair)
+                    kept[member].layers[layer] = k, v
                 hidden[member] = out.last_hidden_state[0, span.start + end - 1]
                 start = end
     return kept, torch.stack(hidden)
-
-
-def _joined(tensor: Tensor, shared: int, start: int, end: int) -> Tensor:
-    """The first ``shared`` places and those from ``start`` to ``end`` of [K, places, D]."""
-    return tensor if end == shared == tensor.shape[1] else torch.cat([tensor[:, :shared], tensor[:, start:end]], dim=1)
 
 
 def common_beginnings(prompts: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:
@@ -115,7 +119,7 @@ def _within_budget(
 class DecodeLayout:
     """The attention layout of one decoding step: N rows, each over its prompt's keys and its own suffix's.
 
-    Suffix keys and values live in [K, slots, T, D] per layer, those of the prompts in [K, R, P, D], padded to the
+    Suffix keys and values live in [slots, K, T, D] per layer, those of the prompts in [R, K, P, D], padded to the
     longest, so that one product serves all rows; ``begin`` prepares a step over the first N slots.
     """
 
@@ -126,20 +130,18 @@ class DecodeLayout:
         self.stacked: list[int] = []
         self.lengths: dict[int, int] = {}
 
-    def admit(self, requests: Sequence[int], kv: Sequence[dict[int, tuple[Tensor, Tensor]]]) -> None:
+    def admit(self, requests: Sequence[int], kv: Sequence[PromptKv]) -> None:
         """Take new prompts' keys and values beside those that are there."""
-        for request, layers in zip(requests, kv, strict=True):
-            self.lengths[request] = next(iter(layers.values()))[0].shape[1]
-        longest = max(self.lengths[r] for r in [*self.stacked, *requests])
-        for layer in list(kv[0]):
-            new = [layers.pop(layer) for layers in kv]
-            old = self.prompts.pop(layer, None)
-            pairs = [pair for pair in (old, *((k.unsqueeze(1), v.unsqueeze(1)) for k, v in new)) if pair is not None]
-            self.prompts[layer] = (
-                torch.cat([_padded(k, longest) for k, _ in pairs], dim=1),
-                torch.cat([_padded(v, longest) for _, v in pairs], dim=1),
-            )
+        self.lengths.update(zip(requests, (prompt.length for prompt in kv), strict=True))
         self.stacked += requests
+        longest = max(self.lengths[request] for request in self.stacked)
+        for layer in list(kv[0].layers):
+            new = [prompt.layers.pop(layer) for prompt in kv]
+            old = self.prompts.pop(layer, (None, None))
+            self.prompts[layer] = (
+                _stack(old[0], [k for k, _ in new], longest),
+                _stack(old[1], [v for _, v in new], longest),
+            )
 
     def begin(self, active: Sequence[Row], device: torch.device) -> None:
         """Rows in slot order; each is about to write its token number ``len(ids) - 1`` of the suffix."""
@@ -170,13 +172,13 @@ class DecodeLayout:
         self.stacked = [self.stacked[r] for r in keep]
         longest = max(self.lengths[request] for request in self.stacked)
         for layer, (k, v) in self.prompts.items():
-            self.prompts[layer] = k[:, keep, :longest].contiguous(), v[:, keep, :longest].contiguous()
+            self.prompts[layer] = k[keep, :, :longest].contiguous(), v[keep, :, :longest].contiguous()
 
     def move(self, source: int, target: int) -> None:
         """Move a row's suffix to another slot (the last active row fills the place of a finished one)."""
         for pair in self.own.values():
             for tensor in pair:
-                tensor[:, target] = tensor[:, source]
+                tensor[target] = tensor[source]
 
     def attend(self, module: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         """Attention output [1, N, H, D] for the rows' new queries [1, H, N, D] and keys and values [1, K, N, D]."""
@@ -184,38 +186,46 @@ class DecodeLayout:
         heads, n, size = q.shape[1:]
         kv_heads = k.shape[1]
         if layer not in self.own:
-            shape = (kv_heads, self.slots, self.places, size)
+            shape = (self.slots, kv_heads, self.places, size)
             self.own[layer] = q.new_zeros(shape), q.new_zeros(shape)
         own_k, own_v = self.own[layer]
-        own_k[:, self.index, self.at] = k[0]
-        own_v[:, self.index, self.at] = v[0]
+        own_k[self.index, :, self.at] = k[0].transpose(0, 1)
+        own_v[self.index, :, self.at] = v[0].transpose(0, 1)
         prompt_k, prompt_v = self.prompts[layer]
         places = prompt_k.shape[2]
-        queries = (q[0] * scale).view(kv_heads, heads // kv_heads, n, size).transpose(1, 2)  # [K, N, H/K, D]
-        to_own = queries @ own_k[:, :n, : self.longest].transpose(-1, -2)
+        queries = (q[0].transpose(0, 1) * scale).reshape(n, kv_heads, heads // kv_heads, size)
+        to_own = queries @ own_k[:n, :, : self.longest].transpose(-1, -2)
         to_prompt = self._by_row(self._by_prompt(queries) @ prompt_k.transpose(-1, -2))
         prompt_mask, own_mask = self._masks(window, places)
         if prompt_mask is not None:
-            to_prompt = to_prompt.masked_fill(prompt_mask, float("-inf"))
+            to_prompt.masked_fill_(prompt_mask, float("-inf"))
         if own_mask is not None:
-            to_own = to_own.masked_fill(own_mask, float("-inf"))
+            to_own.masked_fill_(own_mask, float("-inf"))
         weights = torch.cat([to_prompt, to_own], -1).softmax(-1, dtype=torch.float32).to(q.dtype)
         on_prompt, on_own = weights.split([places, self.longest], dim=-1)
-        out = self._by_row(self._by_prompt(on_prompt) @ prompt_v) + on_own @ own_v[:, :n, : self.longest]
-        return out.permute(1, 0, 2, 3).reshape(1, n, heads, size)
+        out = self._by_row(self._by_prompt(on_prompt) @ prompt_v)
+        out = out + on_own @ own_v[:n, :, : self.longest]
+        return out.reshape(1, n, heads, size)
 
     def _by_prompt(self, rows: Tensor) -> Tensor:
-        """[K, N, H/K, X] to [K, R, G * H/K, X]; a prompt with fewer rows repeats row 0, whose results are dropped."""
-        padded = rows if self.aligned else rows[:, self.pad]
-        return padded.reshape(rows.shape[0], len(self.stacked), -1, rows.shape[-1])
+        """[N, K, H/K, X] to [R, K, G * H/K, X]; a prompt with fewer rows repeats row 0, whose results are dropped."""
+        padded = rows if self.aligned else rows[self.pad]
+        if self.most == 1:
+            return padded
+        grouped = padded.view(len(self.stacked), self.most, *rows.shape[1:]).transpose(1, 2)
+        return grouped.reshape(len(self.stacked), rows.shape[1], -1, rows.shape[-1])
 
     def _by_row(self, prompts: Tensor) -> Tensor:
-        """[K, R, G * H/K, X] back to [K, N, H/K, X]."""
-        padded = prompts.reshape(prompts.shape[0], len(self.stacked) * self.most, -1, prompts.shape[-1])
-        return padded if self.aligned else padded[:, self.unpad]
+        """[R, K, G * H/K, X] back to [N, K, H/K, X]."""
+        r, kv_heads, _, x = prompts.shape
+        if self.most > 1:
+            prompts = (
+                prompts.view(r, kv_heads, self.most, -1, x).transpose(1, 2).reshape(r * self.most, kv_heads, -1, x)
+            )
+        return prompts if self.aligned else prompts[self.unpad]
 
     def _masks(self, window: int | None, places: int) -> tuple[Tensor | None, Tensor | None]:
-        """Which places of the prompt [N, 1, P] and of its own suffix [N, 1, T] a row may not look at; None: all."""
+        """Which places of the prompt [N, 1, 1, P] and of its own suffix [N, 1, 1, T] a row may not look at, if any."""
         key = window or 0
         if key not in self.masks:
             t, p = torch.arange(self.longest, device=self.at.device), torch.arange(places, device=self.at.device)
@@ -224,13 +234,24 @@ class DecodeLayout:
             if window is not None:
                 own |= at - t[None, :] >= window
                 prompt |= length + at - p[None, :] >= window
-            self.masks[key] = tuple(mask[:, None, :] if bool(mask.any()) else None for mask in (prompt, own))  # type: ignore[assignment]
+            self.masks[key] = (
+                prompt[:, None, None, :] if bool(prompt.any()) else None,
+                own[:, None, None, :] if bool(own.any()) else None,
+            )
         return self.masks[key]
 
 
-def _padded(tensor: Tensor, length: int) -> Tensor:
-    """[K, R, p, D] with zeros up to ``length`` places."""
-    return nn.functional.pad(tensor, (0, 0, 0, length - tensor.shape[2]))
+def _stack(old: Tensor | None, new: Sequence[tuple[Tensor, Tensor]], places: int) -> Tensor:
+    """[R, K, places, D]: those that were there, then the new ones, each of two parts [K, p, D]."""
+    before = 0 if old is None else old.shape[0]
+    kv_heads, _, size = new[0][0].shape
+    stack = new[0][0].new_zeros(before + len(new), kv_heads, places, size)
+    if old is not None:
+        stack[:before, :, : old.shape[2]] = old
+    for r, (shared, own) in enumerate(new, start=before):
+        stack[r, :, : shared.shape[1]] = shared
+        stack[r, :, shared.shape[1] : shared.shape[1] + own.shape[1]] = own
+    return stack
 
 
 @contextmanager
