@@ -23,7 +23,7 @@ from reward.text import Language, sentences, unit_list
 from rlrp.cards import CharacterCard, default_user_name, substitute
 from rlrp.dialogue.types import Sample
 
-VERSION = 3
+VERSION = 4
 """Changes whenever a feature changes its meaning; a model trained on other features is refused."""
 
 LEXICONS = Path(__file__).parent / "lexicons"

@@ -85,7 +85,7 @@ def columns_of(
         style_mean, style_scale = style.mean(axis=0), np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32)
     manners = _manner_style(samples, language)
     standard = [_clipped((rows - style_mean) / style_scale) for rows in (style, manners)]
-    voice = np.concatenate([encoder.encode([visible_text(s.reply) for s in samples]), style], axis=1)
+    voice = np.concatenate([encoder.encode([visible_text(s.reply) for s in samples]), standard[0]], axis=1)
     match = match_features(samples, encoder, rarity, standard[0], standard[1], language)
     return Columns(voice, match), style_mean, style_scale
 
