@@ -26,6 +26,7 @@ MISPLACED = frozenset({"other_character", "shuffled", "parroting"})
 KIND_WEIGHTS: dict[str, float] = {
     "other_character": 1.0,
     "base_assistant": 1.0,
+    "half_assistant": 0.5,
     "biography": 0.6,
     "speaks_for_user": 0.4,
     "over_cooperative": 0.5,
@@ -35,6 +36,8 @@ KIND_WEIGHTS: dict[str, float] = {
 }
 """Each kind's share of the negatives' weight, before it is normalised over the kinds that are there."""
 _FULL_STOP = re.compile(r"[.!?](?=\s|$)[\"”’)*]*|[。！？…][”’」』）]*")
+_PHRASE = 4
+"""Units that a sentence of the assistant's needs to tell it from anybody else's."""
 _SWAPS = 3
 """Other characters' replies in the place of each reply; they are texts that are there anyway, so they cost little."""
 
@@ -115,7 +118,8 @@ def build_examples(
     for language in ("en", "zh"):
         own = [character for character in characters if character.card.language == language]
         found = [example for character in own for example in _positives(character)]
-        found += _faulty(own) + _base(own, base_replies, rng) + _degenerate(found, rng)
+        assistant = _base(own, base_replies, rng)
+        found += _faulty(own) + assistant + _half(found, assistant, rng) + _degenerate(found, rng)
         found += _other_characters(own, rng) + _shuffled(own, rng) + _parroting(own, rng)
         examples += _weighted(found, kind_weights)
     return examples
@@ -153,6 +157,21 @@ def _base(characters: Sequence[Character], base_replies: Iterable[BaseReply], rn
         if base.card_slug in cards and reply:
             sample = Sample(cards[base.card_slug], base.messages, reply)
             found.append(Example(sample, "base_assistant", base.card_slug))
+    return found
+
+
+def _half(positives: Sequence[Example], assistant: Sequence[Example], rng: random.Random) -> list[Example]:
+    """Half of the replies with a sentence of the assistant's in the place of one of their own: a policy on its way from
+    the assistant to the character talks like both at once, and the assistant's part must show."""
+    said = [part for example in assistant for part in pieces(example.sample.reply) if units(part) >= _PHRASE]
+    found = []
+    for example in rng.sample(positives, k=len(positives) // 2 if said else 0):
+        own = pieces(example.sample.reply)
+        place = rng.randrange(len(own)) if own else 0
+        mixed = [*own[:place], rng.choice(said), *own[place + 1 :]]
+        joiner = "" if example.sample.card.language == "zh" else " "
+        reply = joiner.join(mixed)
+        found.append(replace(example, sample=replace(example.sample, reply=reply), kind="half_assistant"))
     return found
 
 

@@ -191,6 +191,8 @@ def _write_reward(out: Path, settings: RewardSettings, neutral: dict[str, float 
             entry["neutral"] = neutral[name]
         if name in ("in_character", "judge"):
             entry["model"] = name
+        if name == "blacklist":
+            entry["gate"] = {"below": -0.4, "cap": 0.0}  # an assistant's phrase is never paid for
         if name == "length" and settings.length is not None:
             entry |= {"en": list(settings.length), "zh": list(settings.length)}
         terms[name] = entry

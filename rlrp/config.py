@@ -97,6 +97,10 @@ class KlConfig(Settings):
     gain: float = Field(0.2, gt=0)
     """How strongly the coefficient answers, per step."""
     estimator: Literal["k2", "k3", "k3_unbiased"] = "k3_unbiased"
+    general: int = Field(0, ge=0)
+    """General question-answer pairs (``data.general``) per step on which the policy is held to the anchor too."""
+    general_coef: float = Field(1.0, gt=0)
+    """Weight in the loss of the KL on those pairs."""
 
 
 class RlConfig(Settings):
@@ -199,6 +203,8 @@ class Config(Settings):
                 f"sft.general_share: got {self.sft.general_share}, at most 0.5 (0.2 to 0.3 works well): role-play "
                 "dialogue must dominate"
             )
+        if self.rl.kl.general and not self.data.general:
+            raise ValueError("rl.kl.general asks for general pairs and there are none; set data.general or leave it 0")
         return self
 
     @property

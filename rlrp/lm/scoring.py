@@ -97,7 +97,7 @@ def project(
     if plain and not head.weight.requires_grad and not entropy and softcap is None:
         return TokenScores(_frozen_head_logp(hidden_SC, head.weight, targets_S, temperature))
     logps, entropies = [], []
-    for rows in _chunks(len(targets_S), head.weight.shape[0]):
+    for rows in vocabulary_chunks(len(targets_S), head.weight.shape[0]):
         logp, ent = _checkpointed(_project_chunk, hidden_SC[rows], head, targets_S[rows], temperature, softcap)
         logps.append(logp)
         entropies.append(ent)
@@ -122,7 +122,8 @@ def _checkpointed(function: Any, *args: Any) -> Any:
     return torch.utils.checkpoint.checkpoint(function, *args, use_reentrant=False)
 
 
-def _chunks(rows: int, vocabulary: int) -> Iterator[slice]:
+def vocabulary_chunks(rows: int, vocabulary: int) -> Iterator[slice]:
+    """Slices of ``rows`` whose logits take at most ``CHUNK_BYTES``."""
     step = max(1, CHUNK_BYTES // (4 * vocabulary))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
@@ -140,7 +141,7 @@ class _FrozenHeadLogp(torch.autograd.Function):
         logp = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         needs_grad = ctx.needs_input_grad[0]
         slope = torch.empty_like(hidden) if needs_grad else None
-        for rows in _chunks(len(targets), weight.shape[0]):
+        for rows in vocabulary_chunks(len(targets), weight.shape[0]):
             logits = (hidden[rows] @ weight.t()).float().div_(temperature)
             normaliser = logits.logsumexp(dim=-1, keepdim=True)
             logp[rows] = (logits.gather(1, targets[rows, None]) - normaliser)[:, 0]

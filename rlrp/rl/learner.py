@@ -20,6 +20,7 @@ from rlrp.lm.adapters import AdapterState, LoraSettings, adapter_state, add_lora
 from rlrp.lm.load import load_model
 from rlrp.lm.scoring import TokenGroup, micro_batches, token_logprobs
 from rlrp.lm.shared_prefix import use_shared_prefix
+from rlrp.rl.anchor import drawn, general_kl
 from rlrp.rl.kl import Estimator, KlController, kl_estimate
 from rlrp.rl.losses import Aggregate, grpo_loss, token_weights
 
@@ -48,6 +49,9 @@ class LearnerSettings:
     kl_target: float | None = None
     kl_gain: float = 0.1
     kl_estimator: Estimator = "k3_unbiased"
+    general: tuple[TokenGroup, ...] = ()
+    general_pairs: int = 0
+    general_coef: float = 1.0
     dtype: str = "float32"
     device: str = "cpu"
     threads: int | None = None
@@ -118,6 +122,7 @@ class Learner:
         for pack, places in micro_batches(token_groups, settings.token_budget, share_prefix=settings.share_prefix):
             weight = torch.cat([weights[first[g] + c] for g, c in places])
             self._micro_step(pack, places, groups, weight, tally)
+        self._anchor_general(tally)
         if self.updates == 0:
             self._check_first_step(tally)
         grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), settings.max_grad_norm))
@@ -172,6 +177,20 @@ class Learner:
         tally.add("clip_fraction", out.clipped.float())
         tally.add("logp_gap", (logp.detach() - old).abs())
         tally.add("entropy", -logp.detach())
+
+    def _anchor_general(self, tally: _Tally) -> None:
+        """Add the gradient of the anchor on general text: the mean KL over the step's pairs."""
+        settings = self.settings
+        if not settings.general_pairs or not settings.general:
+            return
+        pairs = drawn(settings.general, settings.general_pairs, seed=settings.seed, step=self.updates)
+        tokens = sum(pair.scored_tokens for pair in pairs)
+        for pack, _ in micro_batches(pairs, settings.token_budget, share_prefix=settings.share_prefix):
+            kl = general_kl(self.model, pack)
+            loss = settings.general_coef * kl.sum() / tokens
+            loss.backward()
+            tally.loss += float(loss.detach())
+            tally.add("general_kl", kl.detach())
 
     @torch.no_grad()
     def _reference(self, pack: list[TokenGroup]) -> Tensor:
@@ -267,5 +286,6 @@ class _Tally:
             out[name] = self.mean(name)
             if name in ("ratio", "logp_gap"):
                 out[f"{name}_min"], out[f"{name}_max"] = low, high
-            out["reply_tokens_total"] = float(count)
+            if name == "ratio":
+                out["reply_tokens_total"] = float(count)
         return out

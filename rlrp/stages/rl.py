@@ -12,12 +12,13 @@ import numpy as np
 
 from rlrp.cards import CharacterCard
 from rlrp.config import Config, WorkerConfig, fingerprint
-from rlrp.dialogue import Message, UserPrompt
+from rlrp.dialogue import Message, UserPrompt, read_dialogues, resolve
 from rlrp.errors import UserError
 from rlrp.lm.chat import ChatFormat
 from rlrp.lm.load import load_tokenizer
 from rlrp.lm.prompts import Prompt, make_prompt
 from rlrp.lm.sampling import SamplingSettings
+from rlrp.lm.scoring import TokenGroup
 from rlrp.protocols import Reward
 from rlrp.rl.learner import LearnerSettings
 from rlrp.runtime import checkpoints, cluster
@@ -60,7 +61,7 @@ class PromptOrder:
         return int(np.random.default_rng([self.seed, stream, epoch]).permutation(count)[place])
 
 
-def learner_settings(config: Config, model: str) -> LearnerSettings:
+def learner_settings(config: Config, model: str, general: Sequence[TokenGroup] = ()) -> LearnerSettings:
     rl = config.rl
     return LearnerSettings(
         model=model,
@@ -81,10 +82,26 @@ def learner_settings(config: Config, model: str) -> LearnerSettings:
         kl_target=rl.kl.target,
         kl_gain=rl.kl.gain,
         kl_estimator=rl.kl.estimator,
+        general=tuple(general),
+        general_pairs=rl.kl.general,
+        general_coef=rl.kl.general_coef,
         dtype=rl.dtype,
         device=_device(config.cluster.learner),
         threads=_threads(config.cluster.learner),
     )
+
+
+def general_pairs(config: Config, chat: ChatFormat) -> list[TokenGroup]:
+    """The general pairs that the policy is held to, as tokens; none if the configuration asks for none."""
+    if not config.rl.kl.general or config.data.general is None:
+        return []
+    pairs = []
+    for dialogue in read_dialogues(resolve(config.data.general)):
+        prompt, whole = chat.encode_prompt(dialogue.messages[:-1]), chat.encode_dialogue(dialogue.messages)
+        start = len(prompt)
+        said = zip(whole.ids[start:], whole.reply_mask[start:], strict=True)
+        pairs.append(TokenGroup(prompt, (tuple(token for token, own in said if own),)))
+    return pairs
 
 
 def rl_fingerprint(config: Config, model: str, reward_hash: str) -> str:
@@ -129,7 +146,8 @@ def train_rl(
     cluster.connect()
     log = RunLog(run, start, show)
     try:
-        learner = cluster.RemoteLearner(learner_settings(config, model), _placement(config.cluster.learner))
+        general = general_pairs(config, ChatFormat(tokenizer))
+        learner = cluster.RemoteLearner(learner_settings(config, model, general), _placement(config.cluster.learner))
         rollouts = cluster.Rollouts(
             _rollout_settings(config, model), _placement(config.cluster.rollout), config.cluster.max_restarts
         )

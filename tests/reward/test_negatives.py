@@ -34,7 +34,7 @@ def test_positives_are_every_turn_and_the_right_half_of_every_contrast():
 def test_every_kind_of_negative_is_there():
     kinds = {example.kind for example in EXAMPLES}
     misplaced = {"other_character", "shuffled", "parroting"}
-    assert kinds == {IN_ROLE, "base_assistant", "biography", "repeated"} | misplaced
+    assert kinds == {IN_ROLE, "base_assistant", "half_assistant", "biography", "repeated"} | misplaced
 
 
 def test_positives_and_negatives_weigh_the_same_and_kinds_share_as_told():
@@ -54,6 +54,14 @@ def test_parroting_says_back_the_user_or_the_card():
         card = example.sample.card
         heard = [card_summary(card), expanded(card, card.greeting), example.sample.messages[-1].content]
         assert any(piece in example.sample.reply for text in heard for piece in pieces(text))
+
+
+def test_a_half_assistant_says_something_of_both():
+    base = {piece for example in of_kind("base_assistant") for piece in pieces(example.sample.reply)}
+    assert of_kind("half_assistant")
+    for example in of_kind("half_assistant"):
+        assert any(piece in example.sample.reply for piece in base)
+        assert example.sample.reply not in {e.sample.reply for e in of_kind("base_assistant")}
 
 
 def test_languages_are_kept_apart():

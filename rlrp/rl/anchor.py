@@ -1,0 +1,56 @@
+"""The anchor on general text: on questions that have nothing to do with any card, the policy keeps the distribution of
+the model it came from, whatever the rewards ask for elsewhere.
+
+This is distillation from the model's own past on other data ("Learning without Forgetting", arXiv 1606.09282); here
+with the whole distribution at every token of a given answer. The KL on sampled replies alone says nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.utils.checkpoint
+from torch import Tensor
+
+from rlrp.lm.scoring import TokenGroup, completion_hidden, vocabulary_chunks
+
+
+def general_kl(model: Any, groups: Sequence[TokenGroup]) -> Tensor:
+    """KL(anchor || policy) in nats at every completion token, [S], over the whole vocabulary at temperature 1.
+
+    Gradients flow to the adapter; the anchor is the same model with the adapter off.
+    """
+    with torch.no_grad(), model.disable_adapter():
+        before_SC = completion_hidden(model, groups)
+    now_SC = completion_hidden(model, groups)
+    base = model.get_base_model()
+    head, cap = base.get_output_embeddings(), getattr(base.config, "final_logit_softcapping", None)
+    parts = [
+        torch.utils.checkpoint.checkpoint(_kl, before_SC[rows], now_SC[rows], head, cap, use_reentrant=False)
+        for rows in vocabulary_chunks(len(now_SC), head.weight.shape[0])
+    ]
+    return torch.cat(parts or [now_SC.new_zeros(0, dtype=torch.float32)])
+
+
+def _kl(before: Tensor, now: Tensor, head: Any, cap: float | None) -> Tensor:
+    with torch.no_grad():
+        reference = _log_probs(before, head, cap)
+    return (reference.exp() * (reference - _log_probs(now, head, cap))).sum(-1)
+
+
+def _log_probs(hidden: Tensor, head: Any, cap: float | None) -> Tensor:
+    logits = head(hidden).float()
+    return torch.log_softmax(torch.tanh(logits / cap) * cap if cap else logits, dim=-1)
+
+
+def drawn(pairs: Sequence[TokenGroup], count: int, *, seed: int, step: int) -> list[TokenGroup]:
+    """``count`` pairs for a step: every pair once per epoch, a function of seed and step alone."""
+    found = []
+    for draw in range(step * count, (step + 1) * count):
+        epoch, place = divmod(draw, len(pairs))
+        order = np.random.default_rng([seed, 2, epoch]).permutation(len(pairs))
+        found.append(pairs[int(order[place])])
+    return found
