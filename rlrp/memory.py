@@ -1,13 +1,41 @@
-"""Peak memory of this process and everything it started."""
+"""Peak memory of this process and everything it started, and what the allocator keeps."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from rlrp.files import read_json, write_json
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed tensors' memory for the next ones, where it would hand it back and fetch it again, page by
+    page, at every operation: a fifth of a CPU's time in sampling. Elsewhere than on Linux with glibc nothing happens.
+    """
+    mallopt = _libc("mallopt")
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def release_memory() -> None:
+    """Hand back what a finished stage no longer needs: other processes are about to want it."""
+    gc.collect()
+    trim = _libc("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _libc(name: str) -> Any:
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 class PeakMemory:

@@ -18,6 +18,7 @@ from rlrp.config import Config, dump_config, fingerprint
 from rlrp.dialogue import Message, Pool, load_pool, read_prompts, resolve
 from rlrp.errors import UserError
 from rlrp.files import read_json, require_space, write_json, write_text
+from rlrp.memory import PeakMemory, keep_freed_memory, release_memory
 
 if TYPE_CHECKING:
     from rlrp.lm.load import LanguageModel
@@ -32,6 +33,7 @@ class Experiment:
         self.config = config
         self.run = config.run
         self.fresh = fresh
+        keep_freed_memory()
         self.seconds: dict[str, float] = {}
 
     @cached_property
@@ -60,6 +62,7 @@ class Experiment:
         print(f"{name}: {folder}", flush=True)
         started = time.perf_counter()
         make()
+        release_memory()
         self.seconds[name] = time.perf_counter() - started
         write_json(note, {"settings": key, "seconds": self.seconds[name]})
 
@@ -71,7 +74,7 @@ class Experiment:
 
         started = time.perf_counter()
         resolve_model(self.config.model, accept_terms=self.config.accept_terms)
-        self.seconds["model"] = time.perf_counter() - started
+        self.seconds.setdefault("model", time.perf_counter() - started)
 
     @property
     def policy(self) -> str:
@@ -172,17 +175,17 @@ class Experiment:
         self.seconds["rl"] = max(before, seconds)
         write_json(note, {"seconds": self.seconds["rl"]})
 
-    def evaluate(self, name: str, spec: str, *, anchor: str | None) -> Path:
-        """Measure one policy on the suites; ``anchor`` is the model its KL is taken to."""
+    def evaluate(self, name: str, spec: str, *, anchor: str | None, kl: bool = True) -> Path:
+        """Measure one policy on the suites; ``anchor`` is the model its KL is taken to (None: the policy itself)."""
         folder = self.run / "eval" / name
         config = self.config
         weights = Path(spec) / "adapter_model.safetensors"
         stamp = weights.resolve().stat().st_mtime_ns if weights.exists() else 0
         key = fingerprint(config.evaluation, config.data, config.seed, spec, stamp, _reward_key(self.reward_file))
-        self.stage(f"eval {name}", folder, key, partial(self._evaluate, name, spec, anchor, folder))
+        self.stage(f"eval {name}", folder, key, partial(self._evaluate, name, spec, anchor, kl, folder))
         return folder / "evaluation.json"
 
-    def _evaluate(self, name: str, spec: str, anchor: str | None, folder: Path) -> None:
+    def _evaluate(self, name: str, spec: str, anchor: str | None, kl: bool, folder: Path) -> None:
         from reward.config import load_reward
         from rlrp.evaluation.results import write_evaluation
         from rlrp.evaluation.suites import EvaluationSettings, evaluate
@@ -196,7 +199,7 @@ class Experiment:
             temperature=config.evaluation.temperature,
             seed=config.seed,
         )
-        result = evaluate(name, policy, self.suite, load_reward(self.reward_file), settings, anchor=reference)
+        result = evaluate(name, policy, self.suite, load_reward(self.reward_file), settings, anchor=reference, kl=kl)
         write_evaluation(folder / "evaluation.json", result)
 
     def _model(self, spec: str) -> LanguageModel:
@@ -235,10 +238,13 @@ class Experiment:
         from rlrp.runtime.records import read_metrics
 
         config, last = self.config, str(self.run / "checkpoints" / "last")
-        policies = {"base": (config.model, self.policy), "sft": (self.policy, None), "rl": (last, self.policy)}
+        policies = {"base": (config.model, None), "sft": (self.policy, None), "rl": (last, self.policy)}
         if config.sft is None:
             policies.pop("base")
-        files = {name: self.evaluate(name, spec, anchor=anchor) for name, (spec, anchor) in policies.items()}
+        files = {
+            name: self.evaluate(name, spec, anchor=anchor, kl=name != "base")
+            for name, (spec, anchor) in policies.items()
+        }
         evaluations = {name: read_evaluation(path) for name, path in files.items()}
         comparison = compare(
             evaluations.get("base"),
@@ -307,8 +313,6 @@ def _show_step(advance: Callable[[int], None], row: dict[str, Any]) -> None:
 
 def run_demo(config: Config, *, fresh: bool = False) -> Path:
     """Every stage of the main job in turn, measured."""
-    from rlrp.memory import PeakMemory
-
     experiment = Experiment(config, fresh=fresh)
     with PeakMemory() as memory:
         experiment.prepare()

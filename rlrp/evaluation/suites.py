@@ -123,8 +123,12 @@ def evaluate(
     settings: EvaluationSettings,
     *,
     anchor: LanguageModel | None = None,
+    kl: bool = True,
 ) -> Evaluation:
-    """Sample, judge and measure one policy. ``anchor`` is the SFT checkpoint for the KL; None: it is the policy."""
+    """Sample, judge and measure one policy. ``anchor`` is the SFT checkpoint for the KL; None: it is the policy.
+
+    Without ``kl`` (the base model, which comes before the anchor) none is measured.
+    """
     sampler = Sampler(lm)
     sampling = SamplingSettings(max_new_tokens=settings.max_new_tokens, temperature=settings.temperature)
     units: dict[str, dict[str, float | None]] = {}
@@ -145,7 +149,8 @@ def evaluate(
         ]
     )
     _role_play_units(prompts, groups, judged, units, better)
-    units["kl"], better["kl"] = _kl(prompts, groups, anchor, settings.temperature), "lower"
+    if kl:
+        units["kl"], better["kl"] = _kl(prompts, groups, anchor, settings.temperature), "lower"
 
     complied: dict[str, list[float]] = defaultdict(list)
     for (slug, probe), group in zip(suite.probes, answers, strict=True):

@@ -16,6 +16,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from rlrp.dialogue.types import Sample
 from rlrp.lm.adapters import AdapterState
 from rlrp.lm.sampling import Completion, SampleRequest, SamplingSettings
+from rlrp.memory import keep_freed_memory
 from rlrp.protocols import Judgement, Reward
 from rlrp.rl.learner import Learner, LearnerSettings, StepReport, TrainGroup
 from rlrp.runtime.workers import RewardWorker, RolloutSettings, RolloutWorker
@@ -84,6 +85,7 @@ class Host:
         self.make = make
 
     def start(self) -> None:
+        keep_freed_memory()
         self.worker = self.make()
 
     def do(self, method: str, *args: Any) -> Any:
