@@ -7,7 +7,8 @@ Shapes: B completions, S tokens of all completions of a micro-batch end to end.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,10 @@ class Learner:
 
     def step(self, groups: Sequence[TrainGroup]) -> StepReport:
         """One update on the groups; the loss is weighted over the whole batch, however it is split."""
+        with _repeatable():
+            return self._step(groups)
+
+    def _step(self, groups: Sequence[TrainGroup]) -> StepReport:
         settings = self.settings
         # Dropout, if any, is a function of seed and step, so that a resumed run repeats it.
         torch.manual_seed(settings.seed * 1_000_003 + self.updates)
@@ -256,6 +261,23 @@ class Learner:
         state = json.loads((folder / "learner.json").read_text(encoding="utf-8"))
         self.updates, self.skipped_in_a_row = int(state["updates"]), int(state["skipped_in_a_row"])
         self.kl.load(state["kl"])
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """Gradients that are the same bits every time: by default the backward of indexing, where an index occurs twice,
+    adds in the order in which threads arrive. Operations that know no such order only warn."""
+    before = torch.are_deterministic_algorithms_enabled()
+    only_warn = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    filling = memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    memory.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=only_warn)
+        memory.fill_uninitialized_memory = filling
 
 
 class _Tally:

@@ -84,6 +84,18 @@ def test_the_first_step_is_on_policy_and_at_its_anchor(settings: LearnerSettings
     assert learner.adapter()[1] == checksum(learner.adapter()[0]) != before
 
 
+def test_gradients_are_made_by_operations_that_repeat_their_bits(
+    settings: LearnerSettings, drawn: list[TrainGroup]
+) -> None:
+    """A demo once left its own tracks in step 6: the backward of a gather added in the order of its threads."""
+    learner, seen = Learner(settings), []
+    parameter = next(iter(learner.parameters.values()))
+    parameter.register_hook(lambda _: seen.append(torch.are_deterministic_algorithms_enabled()))
+    learner.step(drawn)
+    assert seen and all(seen)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_two_steps_raise_what_was_rewarded(settings: LearnerSettings, drawn: list[TrainGroup]) -> None:
     learner = Learner(replace(settings, kl_coef=0.0))
     learner.step(drawn)
