@@ -40,6 +40,9 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         os.chmod(temporary, 0o777 & ~_umask())
+        for path in temporary.rglob("*"):  # safetensors, too, makes files that only their owner can read
+            if path.is_file():
+                os.chmod(path, 0o666 & ~_umask())
         if target.exists():
             old = target.with_name(f".{target.name}.old-{os.getpid()}")
             os.replace(target, old)

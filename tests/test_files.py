@@ -55,10 +55,11 @@ def test_others_can_read_what_was_written(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
         write_text(tmp_path / "a.txt", "x")
-        with atomic_folder(tmp_path / "folder"):
-            pass
+        with atomic_folder(tmp_path / "folder") as folder:
+            (folder / "tensors").touch(0o600)  # as safetensors makes its files
         assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o644
         assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o755
+        assert stat.S_IMODE((tmp_path / "folder" / "tensors").stat().st_mode) == 0o644
         assert os.umask(0o022) == 0o022  # reading the mask did not change it
     finally:
         os.umask(before)
