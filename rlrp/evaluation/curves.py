@@ -96,7 +96,7 @@ def _keys(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
         },
         key=lambda key: (known.index(name) if (name := key.removeprefix("reward/")) in known else len(known), key),
     )
-    total, *watched = _NAMED
+    total, *watched = [(key, heading) for key, heading in _NAMED if f"reward/{key}" not in terms]
     chosen = [total, *((key, metric(key.removeprefix("reward/")).label) for key in terms), *watched]
     return [(key, heading) for key, heading in chosen if key in present]
 

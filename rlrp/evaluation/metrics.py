@@ -51,10 +51,13 @@ _KNOWN = (
     Metric("kl", "KL", "mean divergence from the reference policy", "lower", descriptive=True),
     Metric("reply_tokens", "Reply length", "tokens per reply", "higher", "cards", "plain", descriptive=True),
     Metric("blacklist_hits", "Blacklist hits", "listed phrases per 100 replies", "lower", "cards", "plain"),
+    Metric("length", "Length", "penalty outside the band, or broken off; 0 is clean"),
+    Metric("repetition", "Repetition", "penalty for saying it again; 0 is clean"),
+    Metric("speaks_for_user", "Speaks for user", "penalty for playing the user's part; 0 is clean"),
 )
 METRICS = {metric.name: metric for metric in _KNOWN}
-# The names that comparison.json promises; blacklist_hits is ours on top.
-CONTRACT = tuple(metric.name for metric in _KNOWN if metric.name != "blacklist_hits")
+# The names that comparison.json promises; what comes after them is ours on top.
+CONTRACT = tuple(METRICS)[: tuple(METRICS).index("blacklist_hits")]
 
 
 def metric(name: str) -> Metric:

@@ -40,7 +40,7 @@ def test_panels_are_the_total_the_terms_and_what_is_watched():
     row = {
         "step": 1, "reward/total": 0.1, "reward/total_std": 0.2, "reward/zest": 0.3, "reward/judge": 0.1,
         "reward/blacklist": 0, "reward/in_character": 0.5, "reward/in_character/abstained": 1, "kl": 0.01,
-        "entropy": 2.0, "loss": 3.0, "judge": None,
+        "entropy": 2.0, "loss": 3.0, "judge": 0.1,
     }  # fmt: skip
     made = panels([row, {**row, "step": 2}], kl_target=0.1)
     assert [panel.key for panel in made] == [
