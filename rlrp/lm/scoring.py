@@ -58,10 +58,8 @@ def token_logprobs(
     completions contribute no tokens. With ``share_prefix`` off every completion gets its own copy of the prompt.
     """
     hidden_SC = completion_hidden(model, groups, share_prefix=share_prefix)
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    head = base.get_output_embeddings()
+    head, cap = output_head(model)
     targets_S = torch.tensor([t for g in groups for c in g.completions for t in c], device=hidden_SC.device)
-    cap = getattr(base.config, "final_logit_softcapping", None)
     return project(hidden_SC, head, targets_S, temperature=temperature, entropy=entropy, softcap=cap)
 
 
@@ -88,6 +86,20 @@ def completion_hidden(model: Any, groups: Sequence[TokenGroup], *, share_prefix:
     return hidden
 
 
+def output_head(model: Any) -> tuple[Any, float | None]:
+    """The projection to the vocabulary, and the bound that ``tanh`` puts on its logits (Gemma 2), if any."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base.get_output_embeddings(), getattr(base.config, "final_logit_softcapping", None)
+
+
+def log_distribution(hidden: Tensor, head: Any, softcap: float | None, temperature: float = 1.0) -> Tensor:
+    """Log-probabilities [S, V] in float32 of the whole vocabulary; for a chunk of rows, see ``vocabulary_chunks``."""
+    logits = head(hidden).float()
+    if softcap is not None:
+        logits = torch.tanh(logits / softcap) * softcap
+    return torch.log_softmax(logits / temperature, dim=-1)
+
+
 def project(
     hidden_SC: Tensor, head: Any, targets_S: Tensor, *, temperature: float, entropy: bool, softcap: float | None
 ) -> TokenScores:
@@ -108,10 +120,7 @@ def project(
 def _project_chunk(
     hidden: Tensor, head: Any, targets: Tensor, temperature: float, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
-    logits = head(hidden).float()
-    if softcap is not None:
-        logits = torch.tanh(logits / softcap) * softcap
-    logp = torch.log_softmax(logits / temperature, dim=-1)
+    logp = log_distribution(hidden, head, softcap, temperature)
     chosen = logp.gather(1, targets[:, None])[:, 0]
     return chosen, -(logp.detach().exp() * logp.detach()).sum(-1)
 

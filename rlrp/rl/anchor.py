@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.utils.checkpoint
 from torch import Tensor
 
-from rlrp.lm.scoring import TokenGroup, completion_hidden, vocabulary_chunks
+from rlrp.lm.scoring import TokenGroup, completion_hidden, log_distribution, output_head, vocabulary_chunks
+from rlrp.rl.order import GENERAL, shuffled
 
 
 def general_kl(model: Any, groups: Sequence[TokenGroup]) -> Tensor:
@@ -26,8 +26,7 @@ def general_kl(model: Any, groups: Sequence[TokenGroup]) -> Tensor:
     with torch.no_grad(), model.disable_adapter():
         before_SC = completion_hidden(model, groups)
     now_SC = completion_hidden(model, groups)
-    base = model.get_base_model()
-    head, cap = base.get_output_embeddings(), getattr(base.config, "final_logit_softcapping", None)
+    head, cap = output_head(model)
     parts = [
         torch.utils.checkpoint.checkpoint(_kl, before_SC[rows], now_SC[rows], head, cap, use_reentrant=False)
         for rows in vocabulary_chunks(len(now_SC), head.weight.shape[0])
@@ -37,20 +36,11 @@ def general_kl(model: Any, groups: Sequence[TokenGroup]) -> Tensor:
 
 def _kl(before: Tensor, now: Tensor, head: Any, cap: float | None) -> Tensor:
     with torch.no_grad():
-        reference = _log_probs(before, head, cap)
-    return (reference.exp() * (reference - _log_probs(now, head, cap))).sum(-1)
-
-
-def _log_probs(hidden: Tensor, head: Any, cap: float | None) -> Tensor:
-    logits = head(hidden).float()
-    return torch.log_softmax(torch.tanh(logits / cap) * cap if cap else logits, dim=-1)
+        reference = log_distribution(before, head, cap)
+    return (reference.exp() * (reference - log_distribution(now, head, cap))).sum(-1)
 
 
 def drawn(pairs: Sequence[TokenGroup], count: int, *, seed: int, step: int) -> list[TokenGroup]:
     """``count`` pairs for a step: every pair once per epoch, a function of seed and step alone."""
-    found = []
-    for draw in range(step * count, (step + 1) * count):
-        epoch, place = divmod(draw, len(pairs))
-        order = np.random.default_rng([seed, 2, epoch]).permutation(len(pairs))
-        found.append(pairs[int(order[place])])
-    return found
+    draws = range(step * count, (step + 1) * count)
+    return [pairs[shuffled(draw, len(pairs), seed=seed, stream=GENERAL)] for draw in draws]

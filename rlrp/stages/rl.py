@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rlrp.cards import CharacterCard
 from rlrp.config import Config, WorkerConfig, fingerprint
 from rlrp.dialogue import Message, UserPrompt, read_dialogues, resolve
@@ -21,6 +19,7 @@ from rlrp.lm.sampling import SamplingSettings
 from rlrp.lm.scoring import TokenGroup
 from rlrp.protocols import Reward
 from rlrp.rl.learner import LearnerSettings
+from rlrp.rl.order import CARDS, USER_PROMPTS, shuffled
 from rlrp.runtime import checkpoints, cluster
 from rlrp.runtime.loop import LoopSettings, train
 from rlrp.runtime.records import RunLog
@@ -51,14 +50,10 @@ class PromptOrder:
         return [self._prompt(step * self.per_step + i) for i in range(self.per_step)]
 
     def _prompt(self, draw: int) -> Prompt:
-        user = self.prompts[self._shuffled(draw, len(self.prompts), 0)]
-        slug = self.slugs[self._shuffled(draw, len(self.slugs), 1)]
+        user = self.prompts[shuffled(draw, len(self.prompts), seed=self.seed, stream=USER_PROMPTS)]
+        slug = self.slugs[shuffled(draw, len(self.slugs), seed=self.seed, stream=CARDS)]
         messages = (Message("user", user.text),)
         return make_prompt(self.chat, f"{slug}/{user.id}", slug, self.cards[slug], messages)
-
-    def _shuffled(self, draw: int, count: int, stream: int) -> int:
-        epoch, place = divmod(draw, count)
-        return int(np.random.default_rng([self.seed, stream, epoch]).permutation(count)[place])
 
 
 def learner_settings(config: Config, model: str, general: Sequence[TokenGroup] = ()) -> LearnerSettings:

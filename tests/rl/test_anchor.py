@@ -61,7 +61,7 @@ def test_the_learner_adds_it_to_its_step_and_logs_it(learner: Learner) -> None:
     learner.settings = replace(learner.settings, general=tuple(PAIRS), general_pairs=2, learning_rate=1e-3)
     moved(learner)
     learner.updates = 1
-    before = float(general_kl(learner.model, PAIRS).mean())
+    before = general_kl(learner.model, PAIRS).mean().item()
     metrics = learner.step([idle]).metrics
     assert metrics["general_kl"] == pytest.approx(before, rel=1e-4) and metrics["loss"] == pytest.approx(before)
     assert metrics["reply_tokens_total"] == 2
