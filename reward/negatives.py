@@ -169,9 +169,8 @@ def _half(positives: Sequence[Example], assistant: Sequence[Example], rng: rando
         own = pieces(example.sample.reply)
         place = rng.randrange(len(own)) if own else 0
         mixed = [*own[:place], rng.choice(said), *own[place + 1 :]]
-        joiner = "" if example.sample.card.language == "zh" else " "
-        reply = joiner.join(mixed)
-        found.append(replace(example, sample=replace(example.sample, reply=reply), kind="half_assistant"))
+        sample = replace(example.sample, reply=_joined(mixed, example.sample.card))
+        found.append(replace(example, sample=sample, kind="half_assistant"))
     return found
 
 
@@ -243,8 +242,7 @@ def _shuffled(characters: Sequence[Character], rng: random.Random) -> list[Examp
             elsewhere = [piece for other, own in parts.items() if other != at for piece in own]
             count = rng.randint(1, max(len(parts[at]), 2))
             if len(elsewhere) >= count and rng.random() < 0.5:
-                joiner = "" if character.card.language == "zh" else " "
-                sample = replace(example.sample, reply=joiner.join(rng.sample(elsewhere, count)))
+                sample = replace(example.sample, reply=_joined(rng.sample(elsewhere, count), character.card))
                 found.append(Example(sample, "shuffled", character.slug))
     return found
 
@@ -264,8 +262,8 @@ def _parroting(characters: Sequence[Character], rng: random.Random) -> list[Exam
             said = rng.sample(parts, min(len(parts), rng.choice([1, 2])))
             if others and rng.random() < 0.5:
                 said += pieces(rng.choice(_replies_at(rng.choice(others), 1)))[:1]
-            joiner = "" if card.language == "zh" else " "
-            found.append(Example(replace(example.sample, reply=joiner.join(said)), "parroting", character.slug))
+            sample = replace(example.sample, reply=_joined(said, card))
+            found.append(Example(sample, "parroting", character.slug))
     return found
 
 
@@ -279,6 +277,10 @@ def pieces(reply: str) -> list[str]:
         else:
             found.append(text.strip())
     return [piece for piece in found if any(character.isalnum() for character in piece)]
+
+
+def _joined(parts: Sequence[str], card: CharacterCard) -> str:
+    return ("" if card.language == "zh" else " ").join(parts)
 
 
 def _weighted(examples: Sequence[Example], kind_weights: Mapping[str, float]) -> list[Example]:

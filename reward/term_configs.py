@@ -23,6 +23,8 @@ DEFAULT_WEIGHTS: dict[str, float] = {
     "judge": 0.0,
 }
 """Terms lie in [0, 1] or [-1, 0]; a fault that every reader sees costs half of what being in character is worth."""
+DEFAULT_GATES: dict[str, dict[str, float]] = {"blacklist": {"below": -0.4, "cap": 0.0}}
+"""An assistant's phrase is never paid for, however good the rest of the reply is."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Band = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]]

@@ -21,7 +21,7 @@ from reward.fit_in_character import FitReport, fit_in_character
 from reward.fit_judge import REWARD_SHARE, fit_judge, split_characters
 from reward.model_card import model_card
 from reward.negatives import KIND_WEIGHTS, BaseReply, Character, Example, build_examples, characters_of
-from reward.term_configs import BUILT_IN, DEFAULT_WEIGHTS
+from reward.term_configs import BUILT_IN, DEFAULT_GATES, DEFAULT_WEIGHTS
 from reward.text import Language
 from reward.validate import Exam, length_baseline, measure, print_figures, validate_reward, values_of
 from rlrp.dialogue import Pool
@@ -191,8 +191,8 @@ def _write_reward(out: Path, settings: RewardSettings, neutral: dict[str, float 
             entry["neutral"] = neutral[name]
         if name in ("in_character", "judge"):
             entry["model"] = name
-        if name == "blacklist":
-            entry["gate"] = {"below": -0.4, "cap": 0.0}  # an assistant's phrase is never paid for
+        if name in DEFAULT_GATES:
+            entry["gate"] = DEFAULT_GATES[name]
         if name == "length" and settings.length is not None:
             entry |= {"en": list(settings.length), "zh": list(settings.length)}
         terms[name] = entry
