@@ -89,6 +89,9 @@ def _run_trainer(sft: SftConfig, seed: int, lm: LanguageModel, data: SftData, fo
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
+    from rlrp.stages.sft_trainer import CpuSFTTrainer
+
+    on_cpu = lm.model.device.type == "cpu"
     rows = [
         {"input_ids": list(e.ids), "labels": [i if m else -100 for i, m in zip(e.ids, e.reply_mask, strict=True)]}
         for e in data.examples
@@ -109,11 +112,12 @@ def _run_trainer(sft: SftConfig, seed: int, lm: LanguageModel, data: SftData, fo
         logging_steps=5,
         seed=seed,
         bf16=False,
-        use_cpu=lm.model.device.type == "cpu",
+        use_cpu=on_cpu,
         dataloader_pin_memory=False,
     )
     model = add_lora(lm.model, lora_settings(sft.lora), seed=seed)
-    trainer = SFTTrainer(model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=lm.tokenizer)
+    make = CpuSFTTrainer if on_cpu else SFTTrainer
+    trainer = make(model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=lm.tokenizer)
     result = trainer.train()
     history = [{k: v for k, v in row.items() if k in ("step", "loss", "epoch")} for row in trainer.state.log_history]
     trainer.model.save_pretrained(folder / "adapter")
