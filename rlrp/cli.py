@@ -178,11 +178,7 @@ def _eval(arguments: argparse.Namespace) -> None:
     experiment = Experiment(_config(arguments))
     experiment.prepare()
     experiment.reward()
-    known = {
-        "base": (experiment.config.model, experiment.policy),
-        "sft": (experiment.policy, None),
-        "rl": (str(experiment.run / "checkpoints" / "last"), experiment.policy),
-    }
+    known = experiment.policies
     spec, anchor = known.get(arguments.policy, (arguments.policy, experiment.policy))
     if spec.startswith(str(experiment.run)) and not Path(spec).exists():
         raise UserError(f"there is no {arguments.policy} policy yet; `rlrp train` makes it", file=spec)

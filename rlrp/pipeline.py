@@ -175,31 +175,42 @@ class Experiment:
         self.seconds["rl"] = max(before, seconds)
         write_json(note, {"seconds": self.seconds["rl"]})
 
-    def evaluate(self, name: str, spec: str, *, anchor: str | None, kl: bool = True) -> Path:
-        """Measure one policy on the suites; ``anchor`` is the model its KL is taken to (None: the policy itself)."""
+    @property
+    def policies(self) -> dict[str, tuple[str, str | None]]:
+        """What the main job compares: each model and the anchor of its KL; the base model comes before the anchor."""
+        return {
+            "base": (self.config.model, None),
+            "sft": (self.policy, self.policy),
+            "rl": (str(self.run / "checkpoints" / "last"), self.policy),
+        }
+
+    def evaluate(self, name: str, spec: str, *, anchor: str | None) -> Path:
+        """Measure one policy on the suites; ``anchor`` is the model its KL is taken to, if to any."""
         folder = self.run / "eval" / name
         config = self.config
         weights = Path(spec) / "adapter_model.safetensors"
         stamp = weights.resolve().stat().st_mtime_ns if weights.exists() else 0
-        key = fingerprint(config.evaluation, config.data, config.seed, spec, stamp, _reward_key(self.reward_file))
-        self.stage(f"eval {name}", folder, key, partial(self._evaluate, name, spec, anchor, kl, folder))
+        key = fingerprint(
+            config.evaluation, config.data, config.seed, spec, stamp, anchor, _reward_key(self.reward_file)
+        )
+        self.stage(f"eval {name}", folder, key, partial(self._evaluate, name, spec, anchor, folder))
         return folder / "evaluation.json"
 
-    def _evaluate(self, name: str, spec: str, anchor: str | None, kl: bool, folder: Path) -> None:
+    def _evaluate(self, name: str, spec: str, anchor: str | None, folder: Path) -> None:
         from reward.config import load_reward
         from rlrp.evaluation.results import write_evaluation
         from rlrp.evaluation.suites import EvaluationSettings, evaluate
 
         config = self.config
         policy = self._model(spec)
-        reference = self._model(anchor) if anchor is not None else None
+        reference = policy if anchor == spec else self._model(anchor) if anchor else None
         settings = EvaluationSettings(
             samples_per_prompt=config.evaluation.samples_per_prompt,
             max_new_tokens=config.evaluation.max_new_tokens,
             temperature=config.evaluation.temperature,
             seed=config.seed,
         )
-        result = evaluate(name, policy, self.suite, load_reward(self.reward_file), settings, anchor=reference, kl=kl)
+        result = evaluate(name, policy, self.suite, load_reward(self.reward_file), settings, anchor=reference)
         write_evaluation(folder / "evaluation.json", result)
 
     def _model(self, spec: str) -> LanguageModel:
@@ -237,14 +248,11 @@ class Experiment:
         from rlrp.evaluation.table import print_comparison
         from rlrp.runtime.records import read_metrics
 
-        config, last = self.config, str(self.run / "checkpoints" / "last")
-        policies = {"base": (config.model, None), "sft": (self.policy, None), "rl": (last, self.policy)}
+        config = self.config
+        policies = self.policies
         if config.sft is None:
-            policies.pop("base")
-        files = {
-            name: self.evaluate(name, spec, anchor=anchor, kl=name != "base")
-            for name, (spec, anchor) in policies.items()
-        }
+            del policies["base"]
+        files = {name: self.evaluate(name, spec, anchor=anchor) for name, (spec, anchor) in policies.items()}
         evaluations = {name: read_evaluation(path) for name, path in files.items()}
         comparison = compare(
             evaluations.get("base"),

@@ -123,11 +123,10 @@ def evaluate(
     settings: EvaluationSettings,
     *,
     anchor: LanguageModel | None = None,
-    kl: bool = True,
 ) -> Evaluation:
-    """Sample, judge and measure one policy. ``anchor`` is the SFT checkpoint for the KL; None: it is the policy.
+    """Sample, judge and measure one policy; with the ``anchor`` of its training, the KL to it as well.
 
-    Without ``kl`` (the base model, which comes before the anchor) none is measured.
+    The anchor's own KL, with ``anchor`` the policy itself, is 0 without being computed.
     """
     sampler = Sampler(lm)
     sampling = SamplingSettings(max_new_tokens=settings.max_new_tokens, temperature=settings.temperature)
@@ -149,8 +148,10 @@ def evaluate(
         ]
     )
     _role_play_units(prompts, groups, judged, units, better)
-    if kl:
-        units["kl"], better["kl"] = _kl(prompts, groups, anchor, settings.temperature), "lower"
+    if anchor is not None:
+        same = anchor is lm
+        units["kl"] = _means({p.card_id: [0.0] for p in prompts}) if same else _kl(prompts, groups, anchor, settings)
+        better["kl"] = "lower"
 
     complied: dict[str, list[float]] = defaultdict(list)
     for (slug, probe), group in zip(suite.probes, answers, strict=True):
@@ -224,16 +225,14 @@ def _means(values: Mapping[str, Sequence[float]]) -> dict[str, float | None]:
 def _kl(
     prompts: Sequence[Prompt],
     groups: Sequence[Sequence[Completion]],
-    anchor: LanguageModel | None,
-    temperature: float,
+    anchor: LanguageModel,
+    settings: EvaluationSettings,
 ) -> dict[str, float | None]:
     """Per card, the mean per-token k3 estimate of KL(policy || anchor) in nats, at the sampling temperature."""
     per_card: dict[str, list[float]] = defaultdict(list)
     token_groups = [TokenGroup(p.ids, tuple(c.ids for c in group)) for p, group in zip(prompts, groups, strict=True)]
-    if anchor is None:
-        return {prompt.card_id: 0.0 for prompt in prompts}
     for pack, places in micro_batches(token_groups, TOKEN_BUDGET):
-        reference = token_logprobs(anchor.model, pack, temperature=temperature or 1.0).logp
+        reference = token_logprobs(anchor.model, pack, temperature=settings.temperature or 1.0).logp
         own = torch.tensor([x for g, c in places for x in groups[g][c].logps])
         log_ratio = reference.cpu() - own
         k3 = log_ratio.exp() - log_ratio - 1.0
