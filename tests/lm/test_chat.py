@@ -14,8 +14,11 @@ from rlrp.dialogue.types import Message
 from rlrp.errors import UserError
 from rlrp.lm.chat import ChatFormat, Encoded, set_chat_template
 
-FORMATS = {"chatml": ChatFormat(byte_tokenizer(CHATML)), "gemma": ChatFormat(byte_tokenizer(GEMMA, eos="<bos>"))}
-END = {"chatml": "<|im_end|>", "gemma": "<end_of_turn>"}
+FORMATS = {
+    "chatml": ChatFormat(byte_tokenizer(CHATML)),
+    "gemma": ChatFormat(byte_tokenizer(GEMMA, eos="<|endoftext|>")),
+}
+END = {"chatml": "<|im_end|>", "gemma": "<|endoftext|>"}
 
 # Any text but one that spells a special token.
 texts = st.text(st.characters(codec="utf-8", exclude_characters="<"), max_size=20)
@@ -73,11 +76,11 @@ def test_rl_prompts_are_the_tokens_that_sft_saw(name: str, messages: list[Messag
 
 
 def test_turn_ends_and_stop_ids() -> None:
-    tokenizer = byte_tokenizer(GEMMA, eos="<bos>")
+    tokenizer = byte_tokenizer(CHATML, eos="<|endoftext|>")
     chat = ChatFormat(tokenizer)
-    assert tokenizer.convert_ids_to_tokens(chat.turn_end_id) == "<end_of_turn>"
+    assert tokenizer.convert_ids_to_tokens(chat.turn_end_id) == "<|im_end|>"
     # Either ends a reply: the template's token and the one that the tokenizer was made with.
-    assert chat.stop_ids == {chat.turn_end_id, tokenizer.bos_token_id}
+    assert chat.stop_ids == {chat.turn_end_id, tokenizer.eos_token_id}
 
 
 def test_decoding_drops_every_stop_token_even_one_that_is_not_special() -> None:
@@ -93,8 +96,8 @@ def test_gemma_has_the_system_prompt_in_the_first_turn_alone() -> None:
         [Message("system", "S"), Message("user", "a"), Message("assistant", "b"), Message("user", "c")]
     )
     assert chat.tokenizer.decode(ids) == (
-        "<bos><start_of_turn>user\nS\n\na<end_of_turn>\n<start_of_turn>model\nb<end_of_turn>\n"
-        "<start_of_turn>user\nc<end_of_turn>\n<start_of_turn>model\n"
+        "<bos><start_of_turn>user\nS\n\na<|endoftext|>\n<start_of_turn>model\nb<|endoftext|>\n"
+        "<start_of_turn>user\nc<|endoftext|>\n<start_of_turn>model\n"
     )
 
 
