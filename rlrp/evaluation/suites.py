@@ -27,6 +27,7 @@ from rlrp.lm.load import LanguageModel
 from rlrp.lm.prompts import Prompt, make_prompt
 from rlrp.lm.sampling import Completion, Sampler, SampleRequest, SamplingSettings
 from rlrp.lm.scoring import TokenGroup, micro_batches, token_logprobs
+from rlrp.progress import progress
 from rlrp.protocols import Judgement, Reward
 
 TOKEN_BUDGET = 2048
@@ -139,7 +140,7 @@ def evaluate(
         for slug, probe in suite.probes
     ]
     # All at once: prompts of a card begin alike, and that part goes through the model once.
-    drawn = _sample(sampler, [*prompts, *probe_prompts], settings.samples_per_prompt, sampling, settings.seed)
+    drawn = _sample(sampler, name, [*prompts, *probe_prompts], settings.samples_per_prompt, sampling, settings.seed)
     groups, answers = drawn[: len(prompts)], drawn[len(prompts) :]
     judged = reward.judge(
         [
@@ -158,7 +159,7 @@ def evaluate(
         complied[slug] += [float(probe.complied(c.text)) for c in group]
     units["over_cooperation"], better["over_cooperation"] = _means(complied), "lower"
 
-    units["general_exact"], better["general_exact"] = _general(sampler, lm, suite.questions), "higher"
+    units["general_exact"], better["general_exact"] = _general(sampler, name, suite.questions), "higher"
     units["general_perplexity"], better["general_perplexity"] = _text(lm, suite.paragraphs), "lower"
     samples = _replies("held-out", prompts, groups, judged) + _replies("over-cooperation", probe_prompts, answers, None)
     return Evaluation(
@@ -179,7 +180,7 @@ def evaluate(
 
 
 def _sample(
-    sampler: Sampler, prompts: Sequence[Prompt], n: int, settings: SamplingSettings, seed: int
+    sampler: Sampler, name: str, prompts: Sequence[Prompt], n: int, settings: SamplingSettings, seed: int
 ) -> list[list[Completion]]:
     requests = [
         SampleRequest(
@@ -191,7 +192,8 @@ def _sample(
         )
         for prompt in prompts
     ]
-    return sampler.sample(requests, settings)
+    with progress(f"eval {name}: replies", n * len(prompts)) as advance:
+        return sampler.sample(requests, settings, progress=advance)
 
 
 def _role_play_units(
@@ -241,10 +243,13 @@ def _kl(
     return _means(per_card)
 
 
-def _general(sampler: Sampler, lm: LanguageModel, questions: Sequence[Question]) -> dict[str, float | None]:
+def _general(sampler: Sampler, name: str, questions: Sequence[Question]) -> dict[str, float | None]:
     """1 where the greedy answer matches, else 0, by question."""
-    requests = [SampleRequest(lm.chat.encode_prompt([Message("user", q.text)]), (0,)) for q in questions]
-    answers = sampler.sample(requests, SamplingSettings(max_new_tokens=GENERAL_TOKENS, temperature=0))
+    chat = sampler.lm.chat
+    requests = [SampleRequest(chat.encode_prompt([Message("user", q.text)]), (0,)) for q in questions]
+    with progress(f"eval {name}: questions", len(questions)) as advance:
+        greedy = SamplingSettings(max_new_tokens=GENERAL_TOKENS, temperature=0)
+        answers = sampler.sample(requests, greedy, progress=advance)
     return {q.id: float(matches(group[0].text, q.answers)) for q, group in zip(questions, answers, strict=True)}
 
 

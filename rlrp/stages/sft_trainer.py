@@ -1,14 +1,16 @@
-"""TRL's SFT trainer for a CPU, with the vocabulary projected where there is something to learn."""
+"""TRL's SFT trainer: our progress bar, and for a CPU the vocabulary projected where there is something to learn."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from torch import Tensor
+from transformers import TrainerCallback
 from trl import SFTTrainer
 
 from rlrp.lm.scoring import output_head, project
 from rlrp.lm.shared_prefix import decoder_of
+from rlrp.progress import progress
 
 _IGNORED = -100
 
@@ -38,3 +40,25 @@ class CpuSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl is untyped
         count = said.sum() if num_items_in_batch is None else num_items_in_batch
         loss: Tensor = -scores.logp.sum() / max(int(count), 1)
         return loss
+
+
+class ShowProgress(TrainerCallback):  # type: ignore[misc]  # transformers is not followed
+    """Within, a trainer's steps move our progress bar: libraries' own bars are off with their chatter."""
+
+    def __init__(self, trainer: Any):
+        trainer.add_callback(self)
+        self.bar: progress | None = None
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar:
+            self.bar.__exit__(*error)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar = progress("sft: steps", state.max_steps)
+        self.bar.__enter__()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar:
+            self.bar.advance()
