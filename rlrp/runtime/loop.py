@@ -20,7 +20,7 @@ from rlrp.lm.prompts import Prompt
 from rlrp.lm.sampling import Completion, SampleRequest, SamplingSettings
 from rlrp.protocols import Judgement
 from rlrp.rl.advantages import Scale, equal_groups, group_advantages
-from rlrp.rl.learner import StepReport, TrainGroup
+from rlrp.rl.learner import StepReport, TrainGroup, TrainingDiverged
 
 
 class Samples(Protocol):
@@ -72,6 +72,8 @@ class LoopSettings:
     seed: int = 0
     advantage_scale: Scale = "group"
     checkpoint_every: int = 10
+    max_logp_gap: float = 0.01
+    """Nats a token (mean) between sampler and learner above which the sampler cannot be holding the policy."""
 
 
 def train(
@@ -104,8 +106,19 @@ def train(
         with clock("sync"):
             rollouts.sync(*learner.adapter())
         log.write(step, groups, report, clock.seconds)
+        check_agreement(step, report, settings.max_logp_gap)
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
             checkpoint(step + 1)
+
+
+def check_agreement(step: int, report: StepReport, most: float) -> None:
+    """Stop a run whose sampler speaks for other weights than the learner's, whatever the checksums said."""
+    gap = report.metrics.get("logp_gap", 0.0)
+    if gap > most:
+        raise TrainingDiverged(
+            f"step {step + 1}: sampler and learner differ by {gap:.2g} nats a token, expected below {most:g}; "
+            "the last checkpoint is from before"
+        )
 
 
 def set_advantages(groups: Sequence[Group], scale: Scale) -> None:

@@ -16,7 +16,7 @@ from rlrp.lm.adapters import AdapterState, checksum
 from rlrp.lm.prompts import Prompt
 from rlrp.lm.sampling import Completion, SampleRequest, SamplingSettings
 from rlrp.protocols import Judgement
-from rlrp.rl.learner import StepReport, TrainGroup
+from rlrp.rl.learner import StepReport, TrainGroup, TrainingDiverged
 from rlrp.runtime.loop import Group, LoopSettings, completion_seeds, set_advantages, train
 
 from .made import judged, prompt
@@ -126,6 +126,15 @@ def test_a_reward_that_raises_stops_the_step_before_the_learner_moves() -> None:
         house.run()
     assert house.version == 0
     assert house.logged == []
+
+
+def test_a_sampler_that_parts_from_the_learner_stops_the_run_after_the_step_is_logged() -> None:
+    house = House()
+    house.step = lambda groups: StepReport({"logp_gap": 0.02}, [[0.0] * 4] * 2)  # type: ignore[method-assign]
+    with pytest.raises(TrainingDiverged, match=r"step 1: sampler and learner differ by 0\.02 nats"):
+        house.run()
+    assert [step for step, *_ in house.logged] == [0]
+    assert not [e for e in house.events if e.startswith("checkpoint")]
 
 
 def test_a_missing_group_is_noticed() -> None:
