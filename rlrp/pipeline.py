@@ -215,7 +215,7 @@ class Experiment:
 
     def _model(self, spec: str) -> LanguageModel:
         from rlrp.lm.load import load_model
-        from rlrp.lm.shared_prefix import use_shared_prefix
+        from rlrp.lm.self_check import use_shared_prefix
 
         lm = load_model(spec, chat_template=self.config.chat_template, accept_terms=self.config.accept_terms)
         use_shared_prefix(lm.model)

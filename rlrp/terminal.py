@@ -41,7 +41,7 @@ def chat(
     from rlrp.lm.load import load_model
     from rlrp.lm.prompts import make_prompt
     from rlrp.lm.sampling import Sampler, SampleRequest, SamplingSettings
-    from rlrp.lm.shared_prefix import use_shared_prefix
+    from rlrp.lm.self_check import use_shared_prefix
 
     card = read_card(card_path)
     lm = load_model(model, accept_terms=accept_terms)

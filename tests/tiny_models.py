@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rlrp.lm.chat import TEMPLATES, ChatFormat
 from rlrp.lm.load import LanguageModel
-from rlrp.lm.shared_prefix import use_shared_prefix
+from rlrp.lm.self_check import use_shared_prefix
 
 torch.set_num_threads(1)
 transformers.utils.logging.set_verbosity_error()

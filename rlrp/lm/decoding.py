@@ -1,4 +1,4 @@
-"""The decoding side of shared prompts: prompts that begin alike prefilled together, then steps of many rows at once.
+"""The decoding side of shared prompts: steps of many rows at once, each over its prompt and its own suffix.
 
 Shapes: N active rows, T suffix places per row, R prompts with active rows, G most rows of one prompt, P longest prompt,
 H query heads, K key heads, D head size.
@@ -15,13 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlrp.lm.shared_prefix import KvStore, decoder_of, pack, packed_inputs, packed_row
+from rlrp.lm.prefill import PromptKv
 
 FEW_ROWS = 160
 """Up to so many rows a CPU multiplies faster with the weight on the left; measured for layers of 576 to 2,048."""
-PREFILL_TOKENS = 8192
-"""Most tokens of one prefill forward: what bounds its memory."""
-_WORTH_SHARING = 16
 _STALE_SHARE = 0.75
 
 
@@ -36,84 +33,6 @@ class Row:
     slot: int
     ids: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class PromptKv:
-    """A prompt's keys and values by layer, as views: what it shares with others and its own end, each [K, p, D]."""
-
-    length: int
-    layers: dict[int, tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]
-
-
-def prefill(model: Any, prompts: Sequence[Sequence[int]]) -> tuple[list[PromptKv], Tensor]:
-    """Run prompts, the tokens that several begin with (a card) once.
-
-    Returns:
-        For each prompt its keys and values, and the hidden states [R, C] at the last tokens.
-    """
-    device = next(model.parameters()).device
-    kept = [PromptKv(len(prompt), {}) for prompt in prompts]
-    hidden: list[Tensor] = [torch.empty(0)] * len(prompts)
-    for bundles in _within_budget(common_beginnings(prompts), prompts):
-        prefixes = [list(prompts[members[0]][:shared]) for shared, members in bundles]
-        tails = [
-            [list(prompts[m][shared:]) for m in members] if len(members) > 1 else [] for shared, members in bundles
-        ]
-        layout = pack(prefixes, tails)
-        layout.store = KvStore()
-        ids, positions = packed_inputs(prefixes, tails, device)
-        with packed_row():
-            out = decoder_of(model)(input_ids=ids, position_ids=positions, use_cache=False, shared=layout)
-        for b, ((shared, members), span) in enumerate(zip(bundles, layout.groups, strict=True)):
-            start = shared
-            for place, member in enumerate(members):
-                end = start + (span.suffixes[place] if span.suffixes else 0)
-                for layer, pair in layout.store.of(b).items():
-                    k, v = ((part[:, :shared], part[:, start:end]) for part in pair)
-                    kept[member].layers[layer] = k, v
-                hidden[member] = out.last_hidden_state[0, span.start + end - 1]
-                start = end
-    return kept, torch.stack(hidden)
-
-
-def common_beginnings(prompts: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:
-    """Prompts bundled by what they begin with: (number of shared tokens, members); every prompt is in one bundle.
-
-    A bundle of several leaves each member at least one token of its own; a prompt alone is shared whole.
-    """
-    bundles: list[tuple[int, list[int]]] = []
-    for at in sorted(range(len(prompts)), key=lambda i: tuple(prompts[i])):
-        prompt = prompts[at]
-        if bundles:
-            shared, members = bundles[-1]
-            common = _common(prompts[members[0]], prompt, min(shared, len(prompt) - 1, len(prompts[members[0]]) - 1))
-            # Cutting a bundle's beginning much shorter for one more member would cost more than it saves.
-            if common >= _WORTH_SHARING and (common >= 0.7 * shared or len(members) == 1):
-                bundles[-1] = (common, [*members, at])
-                continue
-        bundles.append((len(prompt), [at]))
-    return bundles
-
-
-def _common(first: Sequence[int], second: Sequence[int], most: int) -> int:
-    return next((i for i in range(most) if first[i] != second[i]), max(most, 0))
-
-
-def _within_budget(
-    bundles: Sequence[tuple[int, list[int]]], prompts: Sequence[Sequence[int]]
-) -> Iterator[list[tuple[int, list[int]]]]:
-    batch: list[tuple[int, list[int]]] = []
-    tokens = 0
-    for shared, members in bundles:
-        size = shared + sum(len(prompts[m]) - shared for m in members)
-        if batch and tokens + size > PREFILL_TOKENS:
-            yield batch
-            batch, tokens = [], 0
-        batch.append((shared, members))
-        tokens += size
-    if batch:
-        yield batch
 
 
 class DecodeLayout:

@@ -17,9 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlrp.lm.decoding import DecodeLayout, Row, few_rows, prefill
+from rlrp.lm.decoding import DecodeLayout, Row, few_rows
 from rlrp.lm.load import LanguageModel
-from rlrp.lm.shared_prefix import decoder_of, packed_row
+from rlrp.lm.plain import generate_plainly
+from rlrp.lm.prefill import PREFIX_CACHE_BYTES, PrefixCache, prefill
+from rlrp.lm.scoring import output_head
+from rlrp.lm.shared_prefix import decoder_of, packed_row, shares_prefix
 
 FinishReason = Literal["stop", "length"]
 
@@ -30,7 +33,8 @@ class SamplingSettings:
 
     ``temperature`` 0 is greedy. ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 leave the distribution whole; otherwise the
     returned log-probabilities are still those of the whole distribution at this temperature, which is what a learner
-    recomputes, and ``Completion.truncated`` says so.
+    recomputes, and ``Completion.truncated`` says so. A reply ends with the model's stop tokens or, with its text cut
+    there, where one of ``stop_strings`` is complete. ``ignore_stop`` goes on to ``max_new_tokens``: for measurements.
     """
 
     max_new_tokens: int = 64
@@ -39,6 +43,8 @@ class SamplingSettings:
     top_p: float = 1.0
     min_p: float = 0.0
     max_rows: int = 160
+    stop_strings: tuple[str, ...] = ()
+    ignore_stop: bool = False
 
     @property
     def truncates(self) -> bool:
@@ -65,10 +71,20 @@ class Completion:
 
 
 class Sampler:
-    """Draws completions from a language model whose attention is ours (``use_shared_prefix``)."""
+    """Draws completions from a language model: each prompt once per group where ``use_shared_prefix`` could switch its
+    attention to ours, by transformers' ``generate`` elsewhere.
 
-    def __init__(self, lm: LanguageModel):
+    Prompts are kept for the next that begins alike, up to ``cache_bytes``: whoever changes the weights must call
+    ``forget``.
+    """
+
+    def __init__(self, lm: LanguageModel, *, cache_bytes: int = PREFIX_CACHE_BYTES):
         self.lm = lm
+        self.cache = PrefixCache(cache_bytes)
+
+    def forget(self) -> None:
+        """The weights are others now: no prompt's keys and values are worth anything."""
+        self.cache.clear()
 
     @torch.no_grad()
     def sample(
@@ -80,6 +96,8 @@ class Sampler:
     ) -> list[list[Completion]]:
         """Completions for every request, in order; ``progress`` is called with the number just finished."""
         self._check_lengths(requests, settings)
+        if not shares_prefix(self.lm.model):
+            return self._sample_plainly(requests, settings, progress)
         results: list[list[Completion | None]] = [[None] * len(request.seeds) for request in requests]
         widest = max((len(request.seeds) for request in requests), default=1)
         layout = DecodeLayout(max(settings.max_rows, widest), settings.max_new_tokens)
@@ -125,12 +143,12 @@ class Sampler:
         settings: SamplingSettings,
     ) -> tuple[list[Row], Tensor]:
         """Run the prompts once; the rows they open and the logits [rows, V] of each row's first token."""
-        kv, hidden = prefill(self.lm.model, [requests[r].prompt for r in admitted])
+        kv, hidden = prefill(self.lm.model, [requests[r].prompt for r in admitted], self.cache)
         layout.admit(admitted, kv)
         rows: list[Row] = []
         for r in admitted:
             for index, seed in enumerate(requests[r].seeds):
-                uniforms = np.random.Generator(np.random.Philox(key=seed)).random(settings.max_new_tokens)
+                uniforms = uniforms_of(seed, settings.max_new_tokens)
                 rows.append(Row(r, index, len(requests[r].prompt), uniforms, first_slot + len(rows)))
         repeats = torch.tensor([len(requests[r].seeds) for r in admitted], device=self.device)
         return rows, self._logits(hidden).repeat_interleave(repeats, dim=0)
@@ -145,22 +163,15 @@ class Sampler:
         return self._logits(out.last_hidden_state[0])
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        logits = self.lm.model.get_output_embeddings()(hidden)
-        cap = getattr(self.lm.model.config, "final_logit_softcapping", None)
-        capped: Tensor = torch.tanh(logits / cap) * cap if cap else logits
-        return capped
+        head, cap = output_head(self.lm.model)
+        logits: Tensor = head(hidden)
+        return torch.tanh(logits / cap) * cap if cap else logits
 
     def _draw(self, rows: list[Row], logits: Tensor, settings: SamplingSettings) -> None:
         """Append one token and its log-probability to every row."""
-        if settings.temperature == 0:
-            tokens = logits.argmax(dim=-1)
-            logp = torch.log_softmax(logits.float(), dim=-1)
-        else:
-            logp = torch.log_softmax(logits.float() / settings.temperature, dim=-1)
-            uniform = torch.tensor([row.uniforms[len(row.ids)] for row in rows], device=logits.device)
-            tokens = draw(logp, uniform, settings)
-        chosen = logp.gather(1, tokens[:, None])[:, 0].tolist()
-        for row, token, value in zip(rows, tokens.tolist(), chosen, strict=True):
+        uniform = torch.tensor([row.uniforms[len(row.ids)] for row in rows], device=logits.device)
+        tokens, logps = draw_tokens(logits, uniform, settings)
+        for row, token, value in zip(rows, tokens, logps, strict=True):
             row.ids.append(token)
             row.logps.append(value)
 
@@ -173,31 +184,100 @@ class Sampler:
         progress: Callable[[int], None] | None,
     ) -> list[Row]:
         """Take finished rows out; the last rows move into the slots that fall free, so slots stay 0..N-1."""
-        stop = self.lm.chat.stop_ids
-        done = [row for row in active if row.ids[-1] in stop or len(row.ids) >= settings.max_new_tokens]
-        if not done:
+        finished: set[int] = set()
+        for row in active:
+            completion = self._finished(row.ids, row.logps, settings)
+            if completion is not None:
+                results[row.request][row.index] = completion
+                finished.add(row.slot)
+        if not finished:
             return active
-        for row in done:
-            finish: FinishReason = "stop" if row.ids[-1] in stop else "length"
-            text = self.lm.chat.decode_reply(row.ids)
-            results[row.request][row.index] = Completion(
-                tuple(row.ids), tuple(row.logps), text, finish, settings.truncates
-            )
-        finished = {id(row) for row in done}
-        left = [row for row in active if id(row) not in finished]
-        free = sorted(row.slot for row in done if row.slot < len(left))
+        left = [row for row in active if row.slot not in finished]
+        free = sorted(slot for slot in finished if slot < len(left))
         for row in sorted((row for row in left if row.slot >= len(left)), key=lambda row: row.slot):
             target = free.pop(0)
             layout.move(row.slot, target)
             row.slot = target
         if progress:
-            progress(len(done))
+            progress(len(finished))
         return sorted(left, key=lambda row: row.slot)
+
+    def _finished(self, ids: Sequence[int], logps: Sequence[float], settings: SamplingSettings) -> Completion | None:
+        """The completion, if its newest token ends it."""
+        stopped = ids[-1] in self.lm.chat.stop_ids and not settings.ignore_stop
+        cut = None if stopped or not settings.stop_strings else self._cut(ids, settings.stop_strings)
+        if not (stopped or cut is not None or len(ids) >= settings.max_new_tokens):
+            return None
+        text = self.lm.chat.decode_reply(ids) if cut is None else cut
+        finish: FinishReason = "stop" if stopped or cut is not None else "length"
+        return Completion(tuple(ids), tuple(logps), text, finish, settings.truncates)
+
+    def _cut(self, ids: Sequence[int], strings: Sequence[str]) -> str | None:
+        """The text before the first stop string, if one is complete."""
+        # A string that was there before this token would have ended the reply then; it lies in the last tokens.
+        recent = self.lm.tokenizer.decode(list(ids[-max(map(len, strings)) - 4 :]))
+        if not any(string in recent for string in strings):
+            return None
+        text = str(self.lm.tokenizer.decode(list(ids), skip_special_tokens=True))
+        places = [text.find(string) for string in strings if string in text]
+        return text[: min(places)].strip() if places else None
+
+    def _sample_plainly(
+        self,
+        requests: Sequence[SampleRequest],
+        settings: SamplingSettings,
+        progress: Callable[[int], None] | None,
+    ) -> list[list[Completion]]:
+        """One request after another through ``generate``, every completion with its own copy of the prompt."""
+        results: list[list[Completion]] = []
+        for request in requests:
+            found = self._group_plainly(request, settings)
+            results.append(found)
+            if progress:
+                progress(len(found))
+        return results
+
+    def _group_plainly(self, request: SampleRequest, settings: SamplingSettings) -> list[Completion]:
+        streams = [uniforms_of(seed, settings.max_new_tokens) for seed in request.seeds]
+        uniforms = torch.tensor(np.array(streams), device=self.device)
+
+        def choose(logits: Tensor, place: int) -> tuple[list[int], list[float]]:
+            return draw_tokens(logits, uniforms[:, place], settings)
+
+        def is_finished(ids: Sequence[int], logps: Sequence[float]) -> bool:
+            return self._finished(ids, logps, settings) is not None
+
+        drawn = generate_plainly(
+            self.lm.model,
+            request.prompt,
+            choose,
+            rows=len(request.seeds),
+            max_new_tokens=settings.max_new_tokens,
+            finished=is_finished,
+        )
+        completions = (self._finished(ids, logps, settings) for ids, logps in drawn)
+        return [completion for completion in completions if completion is not None]
 
     @property
     def device(self) -> torch.device:
         device: torch.device = next(self.lm.model.parameters()).device
         return device
+
+
+def uniforms_of(seed: int, count: int) -> np.ndarray:
+    """A completion's own random stream, in [0, 1)."""
+    return np.random.Generator(np.random.Philox(key=seed)).random(count)
+
+
+def draw_tokens(logits: Tensor, uniform: Tensor, settings: SamplingSettings) -> tuple[list[int], list[float]]:
+    """A token for every row of ``logits`` [N, V], and its log-probability at the sampling temperature."""
+    if settings.temperature == 0:
+        tokens = logits.argmax(dim=-1)
+        logp = torch.log_softmax(logits.float(), dim=-1)
+    else:
+        logp = torch.log_softmax(logits.float() / settings.temperature, dim=-1)
+        tokens = draw(logp, uniform, settings)
+    return tokens.tolist(), logp.gather(1, tokens[:, None])[:, 0].tolist()
 
 
 def draw(logp: Tensor, uniform: Tensor, settings: SamplingSettings) -> Tensor:

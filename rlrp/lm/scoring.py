@@ -13,10 +13,12 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor
 
-from rlrp.lm.shared_prefix import decoder_of, pack, packed_inputs, packed_row
+from rlrp.lm.shared_prefix import decoder_of, pack, packed_inputs, packed_row, shares_prefix
 
 CHUNK_BYTES = 64 << 20
 """Most that one chunk of logits may take; [S, V] never exists for the batch."""
+WORTH_SHARING = 1.3
+"""Token ratio below which a group is computed completion by completion: the same numbers, less bookkeeping."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,12 @@ class TokenGroup:
     @property
     def scored_tokens(self) -> int:
         return sum(len(completion) for completion in self.completions)
+
+    @property
+    def token_ratio(self) -> float:
+        """How many times more tokens go through the model when every completion has its own copy of the prompt."""
+        alone = len(self.prompt) * sum(1 for completion in self.completions if completion) + self.scored_tokens
+        return alone / max(1, len(self.prompt) + self.scored_tokens)
 
     def packed_tokens(self, share_prefix: bool = True) -> int:
         """Tokens that go through the model for this group."""
@@ -65,31 +73,61 @@ def token_logprobs(
 
 def completion_hidden(model: Any, groups: Sequence[TokenGroup], *, share_prefix: bool = True) -> Tensor:
     """The decoder's last hidden states [S, C] at the positions that predict each completion token."""
-    if not share_prefix:
-        groups = [TokenGroup(group.prompt, (completion,)) for group in groups for completion in group.completions]
-    prefixes = [list(group.prompt) for group in groups]
-    # The last token of a completion predicts nothing that is scored: it need not go through the model.
-    suffixes = [[list(completion[:-1]) for completion in group.completions] for group in groups]
+    if not shares_prefix(model):
+        return plain_hidden(model, groups)
+    # A group that shares little is laid out as whole sequences: plain causal attention, no bookkeeping.
+    prefixes: list[list[int]] = []
+    suffixes: list[list[list[int]]] = []
+    picks: list[int] = []
+    start = 0
+    for group in groups:
+        if not group.prompt:
+            raise ValueError("a prompt needs at least one token")
+        shared = share_prefix and group.token_ratio >= WORTH_SHARING
+        if shared:
+            # The last token of a completion predicts nothing that is scored: it need not go through the model.
+            prefixes.append(list(group.prompt))
+            suffixes.append([list(completion[:-1]) for completion in group.completions])
+            opening, start = start + len(group.prompt) - 1, start + len(group.prompt)
+        for completion in group.completions:
+            if not completion:
+                continue
+            if not shared:
+                prefixes.append([*group.prompt, *completion[:-1]])
+                suffixes.append([])
+                opening, start = start + len(group.prompt) - 1, start + len(group.prompt)
+            picks += [opening, *range(start, start + len(completion) - 1)]
+            start += len(completion) - 1
     device = next(model.parameters()).device
+    if not prefixes:
+        return torch.zeros(0, model.get_input_embeddings().embedding_dim, dtype=model.dtype, device=device)
     layout = pack(prefixes, suffixes)
     ids, positions = packed_inputs(prefixes, suffixes, device)
     with packed_row():
         out = decoder_of(model)(input_ids=ids, position_ids=positions, use_cache=False, shared=layout)
-    picks: list[int] = []
-    for span, group in zip(layout.groups, groups, strict=True):
-        start = span.suffix_start
-        for completion in group.completions:
-            if completion:
-                picks += [span.suffix_start - 1, *range(start, start + len(completion) - 1)]
-                start += len(completion) - 1
     hidden: Tensor = out.last_hidden_state[0, torch.tensor(picks, dtype=torch.long, device=device)]
     return hidden
 
 
+def plain_hidden(model: Any, groups: Sequence[TokenGroup]) -> Tensor:
+    """The same by the model's own forward of every [prompt; completion] alone: for whatever cannot share."""
+    device = next(model.parameters()).device
+    rows = [(g.prompt, c) for g in groups for c in g.completions if c]
+    if not rows:
+        return torch.zeros(0, model.get_input_embeddings().embedding_dim, dtype=model.dtype, device=device)
+    parts = []
+    for prompt, completion in rows:
+        ids = torch.tensor([[*prompt, *completion[:-1]]], device=device)
+        out = decoder_of(model)(input_ids=ids, use_cache=False)
+        parts.append(out.last_hidden_state[0, len(prompt) - 1 :])
+    return torch.cat(parts)
+
+
 def output_head(model: Any) -> tuple[Any, float | None]:
-    """The projection to the vocabulary, and the bound that ``tanh`` puts on its logits (Gemma 2), if any."""
+    """The projection to the vocabulary, and the bound that ``tanh`` puts on its logits (the Gemma family), if any."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return base.get_output_embeddings(), getattr(base.config, "final_logit_softcapping", None)
+    names = ("final_logit_softcapping", "logits_soft_cap")
+    return base.get_output_embeddings(), next((cap for n in names if (cap := getattr(base.config, n, None))), None)
 
 
 def log_distribution(hidden: Tensor, head: Any, softcap: float | None, temperature: float = 1.0) -> Tensor:

@@ -23,25 +23,31 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from rlrp.errors import UserError
-
 NAME = "rlrp_shared_prefix"
 
 # While a packed row is in flight transformers need not build its [L, L] mask: the layout says who sees whom.
 _packed: contextvars.ContextVar[bool] = contextvars.ContextVar("packed", default=False)
 
 
+LayerKv = dict[int, tuple[Tensor, Tensor]]
+"""Keys and values by layer, [K, tokens, D] each."""
+
+
 @dataclass
 class GroupSpan:
-    """Where one group lies in the packed row: P prefix tokens from ``start``, then its suffixes one after another."""
+    """Where one group lies in the packed row: P prefix tokens from ``start``, then its suffixes one after another.
+
+    With ``cached`` the prefix is not in the row: its keys and values by layer, [K, P, D] each, are there already.
+    """
 
     start: int
     prefix: int
     suffixes: tuple[int, ...]
+    cached: LayerKv | None = None
 
     @property
     def suffix_start(self) -> int:
-        return self.start + self.prefix
+        return self.start + (0 if self.cached else self.prefix)
 
     @property
     def end(self) -> int:
@@ -68,11 +74,15 @@ class PackedLayout:
         self, g: int, module: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None
     ) -> list[Tensor]:
         span = self.groups[g]
-        prefix = slice(span.start, span.suffix_start)
-        k_prefix, v_prefix = k[:, prefix], v[:, prefix]
         if self.store is not None:
             self.store.put(g, module.layer_idx, k[:, span.start : span.end], v[:, span.start : span.end])
-        parts = [_causal(q[:, prefix], k_prefix, v_prefix, scale, window)]
+        parts = []
+        if span.cached:
+            k_prefix, v_prefix = span.cached[module.layer_idx]
+        else:
+            prefix = slice(span.start, span.suffix_start)
+            k_prefix, v_prefix = k[:, prefix], v[:, prefix]
+            parts.append(_causal(q[:, prefix], k_prefix, v_prefix, scale, window))
         if span.end > span.suffix_start:
             suffix = slice(span.suffix_start, span.end)
             parts.append(self._suffixes(g, q[:, suffix], k_prefix, v_prefix, k[:, suffix], v[:, suffix], scale, window))
@@ -133,36 +143,45 @@ class KvStore:
     """Keys and values of packed groups, per group and layer: [K, tokens of prefix and suffixes, D] each."""
 
     def __init__(self) -> None:
-        self.kv: dict[int, dict[int, tuple[Tensor, Tensor]]] = {}
+        self.kv: dict[int, LayerKv] = {}
 
     def put(self, group: int, layer: int, k: Tensor, v: Tensor) -> None:
         self.kv.setdefault(group, {})[layer] = k, v
 
-    def of(self, group: int) -> dict[int, tuple[Tensor, Tensor]]:
+    def of(self, group: int) -> LayerKv:
         """By layer."""
         return self.kv[group]
 
 
-def pack(prefixes: Sequence[Sequence[int]], suffixes: Sequence[Sequence[Sequence[int]]]) -> PackedLayout:
-    """The layout of groups laid end to end; prefixes must not be empty."""
+def pack(
+    prefixes: Sequence[Sequence[int]],
+    suffixes: Sequence[Sequence[Sequence[int]]],
+    cached: Sequence[LayerKv | None] | None = None,
+) -> PackedLayout:
+    """The layout of groups laid end to end; prefixes must not be empty, and a cached one is not laid."""
     spans, start = [], 0
-    for prefix, group in zip(prefixes, suffixes, strict=True):
+    for g, (prefix, group) in enumerate(zip(prefixes, suffixes, strict=True)):
         if not prefix:
             raise ValueError("a prompt needs at least one token")
-        spans.append(GroupSpan(start, len(prefix), tuple(len(suffix) for suffix in group)))
+        lengths = tuple(len(suffix) for suffix in group)
+        spans.append(GroupSpan(start, len(prefix), lengths, cached[g] if cached else None))
         start = spans[-1].end
     return PackedLayout(spans)
 
 
 def packed_inputs(
-    prefixes: Sequence[Sequence[int]], suffixes: Sequence[Sequence[Sequence[int]]], device: torch.device
+    prefixes: Sequence[Sequence[int]],
+    suffixes: Sequence[Sequence[Sequence[int]]],
+    device: torch.device,
+    cached: Sequence[LayerKv | None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Token ids and position ids, [1, L] each; every suffix continues the positions of its prefix."""
     ids: list[int] = []
     positions: list[int] = []
-    for prefix, group in zip(prefixes, suffixes, strict=True):
-        ids += prefix
-        positions += range(len(prefix))
+    for g, (prefix, group) in enumerate(zip(prefixes, suffixes, strict=True)):
+        if not (cached and cached[g]):
+            ids += prefix
+            positions += range(len(prefix))
         for suffix in group:
             ids += suffix
             positions += range(len(prefix), len(prefix) + len(suffix))
@@ -179,48 +198,9 @@ def packed_row() -> Iterator[None]:
         _packed.reset(token)
 
 
-def use_shared_prefix(model: Any) -> None:
-    """Switch a transformers model to our attention; without a layout it still runs plain SDPA.
-
-    Raises:
-        UserError: the architecture computes something that a packed row does not carry (attention sinks, recurrent
-            or chunked layers, scaled logits), so log-probabilities would be wrong without any other sign.
-    """
-    kinds = set(getattr(model.config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    if kinds:
-        raise _unsupported(model, f"it has layers of {', '.join(sorted(kinds))}")
-    vocabulary = model.get_input_embeddings().num_embeddings
-    ids = [(11 * i + 1) % vocabulary for i in range(11)]
-    prompt, replies = ids[:6], (ids[6:9], ids[9:])
-    with torch.no_grad():
-        plain = torch.cat([_plain_logprobs(model, prompt, reply) for reply in replies])
-        model.set_attn_implementation(NAME)
-        if model.config._attn_implementation != NAME:
-            raise _unsupported(model, "it does not use transformers' attention interface")
-        try:
-            packed = _packed_logprobs(model, prompt, replies)
-        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
-            raise _unsupported(model, f"{type(error).__name__}: {error}") from error
-    gap = float((plain - packed).abs().mean())
-    if not gap <= (1e-3 if model.dtype == torch.float32 else 0.25):
-        raise _unsupported(model, f"log-probabilities differ from its own by {gap:.2g} nats a token")
-
-
-def _plain_logprobs(model: Any, prompt: list[int], reply: list[int]) -> Tensor:
-    out = model(input_ids=torch.tensor([prompt + reply], device=model.device), use_cache=False)
-    logits: Tensor = out.logits[0].float()
-    targets = torch.tensor(reply, device=logits.device)
-    return logits[len(prompt) - 1 : -1].log_softmax(-1).gather(1, targets[:, None])[:, 0]
-
-
-def _packed_logprobs(model: Any, prompt: list[int], replies: Sequence[list[int]]) -> Tensor:
-    from rlrp.lm.scoring import TokenGroup, token_logprobs  # scoring builds on this module
-
-    return token_logprobs(model, [TokenGroup(tuple(prompt), tuple(tuple(reply) for reply in replies))]).logp
-
-
-def _unsupported(model: Any, why: str) -> UserError:
-    return UserError(f"{type(model).__name__} cannot share prompts ({why}); use another model", place="model")
+def shares_prefix(model: Any) -> bool:
+    """Whether the model runs on our attention (``rlrp.lm.self_check.use_shared_prefix``)."""
+    return bool(getattr(model.config, "_attn_implementation", None) == NAME)
 
 
 def decoder_of(model: Any) -> Any:

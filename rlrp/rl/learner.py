@@ -20,7 +20,7 @@ from torch import Tensor
 from rlrp.lm.adapters import AdapterState, LoraSettings, adapter_state, add_lora, checksum
 from rlrp.lm.load import load_model
 from rlrp.lm.scoring import TokenGroup, micro_batches, token_logprobs
-from rlrp.lm.shared_prefix import use_shared_prefix
+from rlrp.lm.self_check import use_shared_prefix
 from rlrp.rl.anchor import drawn, general_kl
 from rlrp.rl.kl import Estimator, KlController, kl_estimate
 from rlrp.rl.losses import Aggregate, grpo_loss, token_weights
@@ -153,6 +153,8 @@ class Learner:
         settings = self.settings
         device = next(iter(self.parameters.values())).device
         counts = [len(groups[g].completions[c]) for g, c in places]
+        if not any(counts):
+            return  # empty completions alone: nothing to learn from
         old = torch.tensor([x for g, c in places for x in groups[g].logps[c]], device=device)
         advantage = torch.tensor([groups[g].advantages[c] for g, c in places]).repeat_interleave(torch.tensor(counts))
         reference = self._reference(pack) if settings.kl_coef > 0 else None

@@ -11,7 +11,7 @@ from rlrp.dialogue.types import Sample
 from rlrp.lm.adapters import AdapterState, LoraSettings, MergedAdapter
 from rlrp.lm.load import load_model
 from rlrp.lm.sampling import Completion, Sampler, SampleRequest, SamplingSettings
-from rlrp.lm.shared_prefix import use_shared_prefix
+from rlrp.lm.self_check import use_shared_prefix
 from rlrp.protocols import Judgement, Reward
 
 
@@ -43,6 +43,7 @@ class RolloutWorker:
 
     def load_adapter(self, state: AdapterState) -> str:
         """Take new weights; the checksum of what is held now goes back to whoever sent them."""
+        self.sampler.forget()
         return self.adapter.load(state)
 
     def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[list[Completion]]:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tiny_models import ARCHITECTURES, WINDOW, tiny_lm
 from torch import nn
 
-from rlrp.lm.decoding import FEW_ROWS, common_beginnings, few_rows, prefill
+from rlrp.lm.decoding import FEW_ROWS, few_rows
+from rlrp.lm.prefill import common_beginnings, prefill
 from rlrp.lm.sampling import Sampler, SampleRequest, SamplingSettings
 
 PROMPTS = st.lists(

@@ -188,6 +188,64 @@ def test_truncation_is_told_and_log_probabilities_are_of_the_whole_distribution(
     assert not whole.truncated
 
 
+def test_a_stop_string_ends_the_reply_before_it() -> None:
+    lm = tiny("Llama")
+    settings = SamplingSettings(max_new_tokens=30, temperature=1.5)
+    requests = [SampleRequest((9, 9), tuple(range(12)))]
+    (free,) = Sampler(lm).sample(requests, settings)
+    text = next(c.text for c in free if len(c.text) > 8)
+    string = text[4:6]
+    (cut,) = Sampler(lm).sample(requests, dataclasses.replace(settings, stop_strings=(string, "never said")))
+    assert any(string in c.text for c in free)
+    for before, after in zip(free, cut, strict=True):
+        assert string not in after.text
+        assert after.ids == before.ids[: len(after.ids)]
+        if string in before.text:
+            assert after.finish == "stop"
+            assert after.text == before.text[: before.text.index(string)].strip()
+            # Ids stay as drawn, the string's own included: they are what the learner scores.
+            assert string in lm.tokenizer.decode(after.ids)
+        else:
+            assert (after.ids, after.text, after.finish) == (before.ids, before.text, before.finish)
+
+
+def test_measurements_may_ignore_the_stop() -> None:
+    sampler = with_stops(tiny("Llama"), range(0, VOCABULARY, 2))
+    drawn = sampler.sample(REQUESTS, SamplingSettings(max_new_tokens=9, ignore_stop=True))
+    assert {len(c.ids) for group in drawn for c in group} == {9}
+
+
+@pytest.mark.parametrize("architecture", ["StableLm", "Falcon", "RecurrentGemma", "Mamba"])
+def test_a_model_that_cannot_share_draws_the_same_way(architecture: str) -> None:
+    """Greedy equals generate; drawn log-probabilities are the scorer's; stops, seeds and empty requests as ever."""
+    lm = tiny(architecture)
+    greedy = SamplingSettings(max_new_tokens=8, temperature=0.0)
+    for request in REQUESTS[:2]:
+        prompt = torch.tensor([request.prompt])
+        out = lm.model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            do_sample=False,
+            max_new_tokens=8,
+            eos_token_id=sorted(lm.chat.stop_ids),
+        )
+        ((completion,),) = Sampler(lm).sample([SampleRequest(request.prompt, (0,))], greedy)
+        assert list(completion.ids) == out[0, len(request.prompt) :].tolist()
+    sampler = with_stops(lm, range(0, VOCABULARY, 5))
+    requests = [SampleRequest((4,), ()), *REQUESTS]
+    finished: list[int] = []
+    drawn = sampler.sample(requests, SamplingSettings(max_new_tokens=6, temperature=0.8), progress=finished.append)
+    assert [len(group) for group in drawn] == [0, 3, 1, 4, 2] and sum(finished) == 10
+    assert "stop" in {c.finish for group in drawn for c in group}
+    groups = [TokenGroup(r.prompt, tuple(c.ids for c in group)) for r, group in zip(requests, drawn, strict=True)]
+    with torch.no_grad():
+        scored = token_logprobs(lm.model, groups, temperature=0.8).logp
+    sampled = torch.tensor([logp for group in drawn for c in group for logp in c.logps])
+    torch.testing.assert_close(sampled, scored, atol=1e-4, rtol=0)
+    alone = [sampler.sample([request], SamplingSettings(max_new_tokens=6, temperature=0.8))[0] for request in requests]
+    assert [[c.ids for c in group] for group in alone] == [[c.ids for c in group] for group in drawn]
+
+
 # -- draw: the inversion itself ------------------------------------------------------------------------------------
 
 

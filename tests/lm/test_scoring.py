@@ -17,6 +17,7 @@ from rlrp.errors import UserError
 from rlrp.lm import scoring
 from rlrp.lm.adapters import LoraSettings, add_lora
 from rlrp.lm.scoring import TokenGroup, micro_batches, token_logprobs
+from rlrp.lm.shared_prefix import shares_prefix
 
 tokens = st.integers(0, VOCABULARY - 1)
 
@@ -149,19 +150,53 @@ def test_a_head_with_an_adapter_gets_its_gradient() -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "config"),
-    [
-        ("Granite", {"logits_scaling": 4.0}),  # logits scaled after the head
-        ("Cohere", {"logit_scale": 0.25}),
-        ("StableLm", {}),  # does not hand our layout on to its attention
-        ("Falcon", {}),  # does not use the attention interface at all
-        ("RecurrentGemma", {}),  # recurrent layers
-    ],
+    ("architecture", "config"), [("Granite", {"logits_scaling": 4.0}), ("Cohere", {"logit_scale": 0.25})]
 )
-def test_an_architecture_that_would_be_wrong_is_refused(architecture: str, config: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="cannot share prompts") as caught:
+def test_logits_that_are_not_the_projections_are_refused(architecture: str, config: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="otherwise than by its output projection") as caught:
         tiny_model(architecture, **config)
     assert "\n" not in str(caught.value)
+
+
+CANNOT_SHARE = {
+    "StableLm": "layout",  # does not hand our layout on to its attention
+    "Falcon": "attention interface",
+    "RecurrentGemma": "layers of",
+}
+
+
+@pytest.mark.parametrize("architecture", CANNOT_SHARE)
+def test_an_architecture_that_cannot_share_takes_the_plain_path_with_one_warning(
+    architecture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_model(architecture)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1 and f"{architecture}ForCausalLM cannot share prompts" in warnings[0]
+    assert not shares_prefix(model)
+    with torch.no_grad():
+        got = token_logprobs(model, MIXED, temperature=0.8).logp
+        assert token_logprobs(model, [TokenGroup((1, 2), ((), ()))]).logp.shape == (0,)
+    torch.testing.assert_close(got, plain_logprobs(model, MIXED, 0.8).detach(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completions", "shared"),
+    [(10, (5, 5), 1.5), (2, (9, 9, 9), 33 / 29), (40, (8,), 1.0), (6, (0, 0), 1.0), (6, (4, 0, 4), 20 / 14)],
+)
+def test_what_sharing_saves(prompt: int, completions: tuple[int, ...], shared: float) -> None:
+    group = TokenGroup((1,) * prompt, tuple((2,) * n for n in completions))
+    # An empty completion needs no copy of the prompt.
+    assert group.token_ratio == pytest.approx(shared if any(completions) else 0.0)
+
+
+def test_a_group_that_saves_little_is_laid_out_as_whole_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    laid: list[tuple[int, ...]] = []
+    real = scoring.pack
+    monkeypatch.setattr(scoring, "pack", lambda p, s: laid.append(tuple(map(len, p))) or real(p, s))
+    little, much = TokenGroup((1, 2), ((3,) * 9, (4,) * 9)), TokenGroup((1,) * 20, ((3,) * 4, (4,) * 4))
+    with torch.no_grad():
+        token_logprobs(pair("Llama")[0], [little, much])
+    assert laid == [(2 + 8, 2 + 8, 20)]
 
 
 @settings(max_examples=200)
@@ -210,7 +245,7 @@ def test_log_probabilities_do_not_depend_on_the_token_budget(budget: int) -> Non
 
 def test_the_real_model_shares_its_prompt_exactly(smollm2: str) -> None:
     from rlrp.lm.load import load_model
-    from rlrp.lm.shared_prefix import use_shared_prefix
+    from rlrp.lm.self_check import use_shared_prefix
 
     lm = load_model(smollm2)
     prompt = lm.chat.encode_prompt([Message("system", "You are Ahab."), Message("user", "Shall we turn back?")])

@@ -9,7 +9,7 @@ from rlrp.lm.adapters import LoraSettings, adapter_state, add_lora, checksum
 from rlrp.lm.load import load_model
 from rlrp.lm.sampling import SampleRequest, SamplingSettings
 from rlrp.lm.scoring import TokenGroup, token_logprobs
-from rlrp.lm.shared_prefix import use_shared_prefix
+from rlrp.lm.self_check import use_shared_prefix
 from rlrp.protocols import Judgement
 from rlrp.runtime.workers import RewardWorker, RolloutSettings, RolloutWorker
 
