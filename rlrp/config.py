@@ -103,6 +103,13 @@ class KlConfig(Settings):
     """Weight in the loss of the KL on those pairs."""
 
 
+class LmConfig(Settings):
+    """How models are run, by whatever runs them: sampling, learning, scoring, evaluation."""
+
+    share_prefix: bool = True
+    """Compute each prompt once per group; false takes the plain path everywhere: the same results, slower."""
+
+
 class RlConfig(Settings):
     """Reinforcement learning. A step draws ``prompts * group_size`` replies and makes one update."""
 
@@ -127,8 +134,6 @@ class RlConfig(Settings):
     advantage_scale: Literal["group", "batch", "none"] = "group"
     kl: KlConfig = KlConfig()
     lora: LoraConfig = LoraConfig()
-    share_prefix: bool = True
-    """Compute each prompt once per group."""
     checkpoint_every: int = Field(10, ge=1)
     """Steps between checkpoints; the last step always leaves one."""
     keep_checkpoints: int = Field(2, ge=1)
@@ -193,6 +198,7 @@ class Config(Settings):
     """null starts RL from ``model`` itself: it is your SFT checkpoint."""
     reward: RewardConfig = RewardConfig()
     rl: RlConfig = RlConfig()
+    lm: LmConfig = LmConfig()
     cluster: ClusterConfig = ClusterConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 

@@ -218,7 +218,8 @@ class Experiment:
         from rlrp.lm.self_check import use_shared_prefix
 
         lm = load_model(spec, chat_template=self.config.chat_template, accept_terms=self.config.accept_terms)
-        use_shared_prefix(lm.model)
+        if self.config.lm.share_prefix:
+            use_shared_prefix(lm.model)
         return lm
 
     @cached_property

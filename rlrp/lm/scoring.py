@@ -58,20 +58,19 @@ def token_logprobs(
     *,
     temperature: float = 1.0,
     entropy: bool = False,
-    share_prefix: bool = True,
 ) -> TokenScores:
     """Log-probabilities of every completion token given its prompt, at a sampling temperature.
 
     Gradients flow to whatever parameters require them; wrap in ``torch.no_grad`` for scoring alone. Empty
-    completions contribute no tokens. With ``share_prefix`` off every completion gets its own copy of the prompt.
+    completions contribute no tokens. Each prompt is computed once where ``use_shared_prefix`` switched the model.
     """
-    hidden_SC = completion_hidden(model, groups, share_prefix=share_prefix)
+    hidden_SC = completion_hidden(model, groups)
     head, cap = output_head(model)
     targets_S = torch.tensor([t for g in groups for c in g.completions for t in c], device=hidden_SC.device)
     return project(hidden_SC, head, targets_S, temperature=temperature, entropy=entropy, softcap=cap)
 
 
-def completion_hidden(model: Any, groups: Sequence[TokenGroup], *, share_prefix: bool = True) -> Tensor:
+def completion_hidden(model: Any, groups: Sequence[TokenGroup]) -> Tensor:
     """The decoder's last hidden states [S, C] at the positions that predict each completion token."""
     if not shares_prefix(model):
         return plain_hidden(model, groups)
@@ -83,7 +82,7 @@ def completion_hidden(model: Any, groups: Sequence[TokenGroup], *, share_prefix:
     for group in groups:
         if not group.prompt:
             raise ValueError("a prompt needs at least one token")
-        shared = share_prefix and group.token_ratio >= WORTH_SHARING
+        shared = group.token_ratio >= WORTH_SHARING
         if shared:
             # The last token of a completion predicts nothing that is scored: it need not go through the model.
             prefixes.append(list(group.prompt))

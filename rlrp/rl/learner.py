@@ -94,7 +94,7 @@ class Learner:
             dtype=getattr(torch, settings.dtype),
             device=settings.device,
         )
-        use_shared_prefix(lm.model)
+        self.share_prefix = settings.share_prefix and use_shared_prefix(lm.model)
         self.model = add_lora(lm.model, settings.lora, seed=settings.seed)
         self.model.train()
         self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
@@ -124,7 +124,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * min(1.0, (self.updates + 1) / max(1, settings.warmup_steps))
         token_groups = [TokenGroup(g.prompt, g.completions) for g in groups]
-        for pack, places in micro_batches(token_groups, settings.token_budget, share_prefix=settings.share_prefix):
+        for pack, places in micro_batches(token_groups, settings.token_budget, share_prefix=self.share_prefix):
             weight = torch.cat([weights[first[g] + c] for g, c in places])
             self._micro_step(pack, places, groups, weight, tally)
         self._anchor_general(tally)
@@ -158,9 +158,7 @@ class Learner:
         old = torch.tensor([x for g, c in places for x in groups[g].logps[c]], device=device)
         advantage = torch.tensor([groups[g].advantages[c] for g, c in places]).repeat_interleave(torch.tensor(counts))
         reference = self._reference(pack) if settings.kl_coef > 0 else None
-        logp = token_logprobs(
-            self.model, pack, temperature=settings.temperature, share_prefix=settings.share_prefix
-        ).logp
+        logp = token_logprobs(self.model, pack, temperature=settings.temperature).logp
         kl = None
         if reference is not None:
             kl = kl_estimate(logp, reference, settings.kl_estimator, old_logp=old)
@@ -192,7 +190,7 @@ class Learner:
             return
         pairs = drawn(settings.general, settings.general_pairs, seed=settings.seed, step=self.updates)
         tokens = sum(pair.scored_tokens for pair in pairs)
-        for pack, _ in micro_batches(pairs, settings.token_budget, share_prefix=settings.share_prefix):
+        for pack, _ in micro_batches(pairs, settings.token_budget, share_prefix=self.share_prefix):
             kl = general_kl(self.model, pack)
             loss = settings.general_coef * kl.sum() / tokens
             loss.backward()
@@ -201,12 +199,8 @@ class Learner:
 
     @torch.no_grad()
     def _reference(self, pack: list[TokenGroup]) -> Tensor:
-        settings = self.settings
         with self.model.disable_adapter():
-            scores = token_logprobs(
-                self.model, pack, temperature=settings.temperature, share_prefix=settings.share_prefix
-            )
-        return scores.logp
+            return token_logprobs(self.model, pack, temperature=self.settings.temperature).logp
 
     def _check_first_step(self, tally: _Tally) -> None:
         """Before the first update policy, sampler and anchor are one model; if they are not, nothing else matters."""

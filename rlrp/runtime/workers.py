@@ -20,6 +20,7 @@ class RolloutSettings:
     model: str
     chat_template: str | None = None
     lora: LoraSettings = field(default_factory=LoraSettings)
+    share_prefix: bool = True
     dtype: str = "float32"
     device: str = "cpu"
     threads: int | None = None
@@ -37,7 +38,8 @@ class RolloutWorker:
             dtype=getattr(torch, settings.dtype),
             device=settings.device,
         )
-        use_shared_prefix(lm.model)
+        if settings.share_prefix:
+            use_shared_prefix(lm.model)
         self.adapter = MergedAdapter(lm.model, settings.lora.scaling)
         self.sampler = Sampler(lm)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import plain_logprobs
+from tiny_models import plain_logprobs, save_tiny
 
 from rlrp.lm.adapters import LoraSettings, adapter_state, checksum
 from rlrp.lm.load import load_model
@@ -158,6 +158,40 @@ def test_neither_gradient_nor_report_depend_on_the_split(
         assert (parts[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
     assert split_report.metrics == pytest.approx(report.metrics, rel=1e-4, abs=1e-5)
     assert [x for row in split_report.kl for x in row] == pytest.approx([x for row in report.kl for x in row], abs=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["Llama", "Gemma3"])
+def test_training_without_sharing_is_the_same_training(architecture: str, tmp_path: Path) -> None:
+    """Three steps of sampling and learning with ``lm.share_prefix`` on and off: the same replies, the same weights."""
+    folder = save_tiny(tmp_path, architecture)
+    sampling = SamplingSettings(max_new_tokens=8, temperature=TEMPERATURE)
+    said, weights = [], []
+    for share in (True, False):
+        learner = Learner(
+            LearnerSettings(
+                folder, lora=LORA, temperature=TEMPERATURE, learning_rate=1e-2, kl_coef=0.1, share_prefix=share
+            )
+        )
+        worker = RolloutWorker(RolloutSettings(folder, lora=LORA, share_prefix=share))
+        assert learner.share_prefix is share
+        for step in range(3):
+            requests = [
+                SampleRequest(p, tuple(range(9 * step + 3 * i, 9 * step + 3 * i + 3))) for i, p in enumerate(PROMPTS)
+            ]
+            drawn = worker.sample(requests, sampling)
+            said.append([[c.ids for c in group] for group in drawn])
+            learner.step(
+                [
+                    TrainGroup(p, tuple(c.ids for c in group), tuple(c.logps for c in group), advantages)
+                    for p, group, advantages in zip(PROMPTS, drawn, ADVANTAGES, strict=True)
+                ]
+            )
+            state, expected = learner.adapter()
+            assert worker.load_adapter(state) == expected
+        weights.append(state)
+    assert said[:3] == said[3:]
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, atol=1e-4, rtol=0)
 
 
 def test_warmup_and_clipping(settings: LearnerSettings, drawn: list[TrainGroup]) -> None:
