@@ -56,19 +56,37 @@ class GroupSpan:
 
 @dataclass
 class PackedLayout:
-    """The layout of one packed row; with ``store`` the groups' keys and values are kept for decoding."""
+    """The layout of one packed row; with ``store`` the groups' keys and values are kept for decoding.
+
+    ``flex`` takes FlexAttention on a CPU too, for its tests; on a GPU it is what is taken.
+    """
 
     groups: list[GroupSpan]
     store: KvStore | None = None
+    flex: bool = False
     _pads: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     _masks: dict[tuple[int, int], tuple[Tensor | None, Tensor]] = field(default_factory=dict)
+    _blocks: dict[int, Any] = field(default_factory=dict)
 
     def attend(self, module: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         """Attention output [1, L, H, D] for packed queries [1, H, L, D] and keys and values [1, K, L, D]."""
+        if (self.flex or q.device.type == "cuda") and not any(span.cached for span in self.groups):
+            return self._flex(module, q, k, v, scale, window)
         out = [
             part for g in range(len(self.groups)) for part in self._group(g, module, q[0], k[0], v[0], scale, window)
         ]
         return torch.cat(out, dim=1).transpose(0, 1).unsqueeze(0)
+
+    def _flex(self, module: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
+        from rlrp.lm.flex import flex_attend, packed_block_mask
+
+        if self.store is not None:
+            for g, span in enumerate(self.groups):
+                self.store.put(g, module.layer_idx, k[0, :, span.start : span.end], v[0, :, span.start : span.end])
+        key = window or 0
+        if key not in self._blocks:
+            self._blocks[key] = packed_block_mask(self.groups, window, q.device)
+        return flex_attend(q, k, v, self._blocks[key], scale)
 
     def _group(
         self, g: int, module: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None
