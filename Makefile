@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LANG_FLAG ?=
+BENCH ?=
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow bench lint clean
 
 demo: $(STAMP)
 	$(BIN)/rlrp demo $(LANG_FLAG)
@@ -15,6 +16,10 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# Against transformers, TRL and (RLRP_VLLM_PYTHON) vLLM; about an hour on two cores. BENCH="--only rollout_vs_generate"
+bench: $(STAMP)
+	$(BIN)/python experiments/benchmarks/run.py $(BENCH)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import json
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +114,16 @@ def _rate(weight: torch.Tensor, rows: int, shape: Any, among: list[torch.Tensor]
     return best
 
 
-def rollout_vllm(a: Any, _: Path) -> Measured:
-    """vLLM's own process and environment answer through ``vllm_worker.py``: this only says where it is missing."""
-    raise SystemExit("run vllm_worker.py with the Python of a virtual environment that has vLLM")
+def write_ids(a: Any) -> str:
+    """The prompts of a rollout as token ids, for ``vllm_worker.py``; returns the model's directory."""
+    from rlrp.lm.chat import ChatFormat
+    from rlrp.lm.load import LanguageModel, load_tokenizer, resolve_model
+
+    tokenizer = load_tokenizer(a.model)
+    lm = LanguageModel(a.model, None, tokenizer, ChatFormat(tokenizer))
+    prompts = {"other": _prompts(lm, a, offset=1), "seen": _prompts(lm, a, turn=1), "asked": _prompts(lm, a)}
+    a.ids.write_text(json.dumps(prompts))
+    return resolve_model(a.model)
 
 
 def step_ours(a: Any, folder: Path) -> Measured:
@@ -253,9 +260,3 @@ def _variants(lm: Any, a: Any) -> tuple[tuple[int, ...], ...]:
     text = Path(resolve("builtin:evaluation/text_en.txt")).read_text(encoding="utf-8")
     ids = lm.tokenizer.encode(text, add_special_tokens=False)
     return tuple(tuple(ids[i * a.new_tokens : (i + 1) * a.new_tokens]) for i in range(a.group))
-
-
-def commit() -> str:
-    """The commit measured, for the record."""
-    run = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return run.stdout.strip() or "unknown"

@@ -18,6 +18,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,20 +144,24 @@ def figure(run: dict[str, float], kind: str) -> float:
 
 def call(command: tuple[str, ...], rep: int, a: argparse.Namespace) -> dict[str, float]:
     """One worker process; its JSON line."""
-    script, python = HERE / "worker.py", sys.executable
-    model = a.model
-    if command[1] == "vllm":
-        if not a.vllm:
-            raise Missing("no Python with vLLM: pass --vllm or set RLRP_VLLM_PYTHON")
-        script, python = HERE / "vllm_worker.py", a.vllm
-    whole = [python, str(script), *command, "--rep", str(rep), "--model", model, "--threads", str(a.threads)]
-    if command[1] != "limit":
-        whole += ["--device", a.device]
-    run = subprocess.run(whole, capture_output=True, text=True, check=False)
+    common = [*command, "--rep", str(rep), "--threads", str(a.threads), "--device", a.device]
+    if command[1] != "vllm":
+        return run_worker([sys.executable, str(HERE / "worker.py"), *common, "--model", a.model])
+    if not a.vllm:
+        raise Missing("no Python with vLLM: pass --vllm or set RLRP_VLLM_PYTHON")
+    with tempfile.TemporaryDirectory() as folder:
+        ids = Path(folder) / "ids.json"
+        # vLLM's environment has none of our packages: it gets the prompts as token ids and the model as a directory.
+        made = run_worker([sys.executable, str(HERE / "worker.py"), *common, "--model", a.model, "--ids", str(ids)])
+        return run_worker([a.vllm, str(HERE / "vllm_worker.py"), *common, "--model", made["model"], "--ids", str(ids)])
+
+
+def run_worker(command: list[str]) -> Any:
+    """The JSON line that a worker prints."""
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode:
-        raise SystemExit(f"{' '.join(whole)}\n{run.stderr[-3000:]}")
-    result: dict[str, float] = json.loads(run.stdout.strip().splitlines()[-1])
-    return result
+        raise SystemExit(f"{' '.join(command)}\n{run.stderr[-3000:]}")
+    return json.loads(run.stdout.strip().splitlines()[-1])
 
 
 def _options(sizes: dict[str, int]) -> list[str]:

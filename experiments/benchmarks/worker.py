@@ -38,8 +38,13 @@ def main() -> int:
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing in the peer's step")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--ids", type=Path, help="write vLLM's prompts there as token ids, measure nothing")
     arguments = parser.parse_args()
     import measures
+
+    if arguments.ids:
+        print(json.dumps({"model": measures.write_ids(arguments)}), flush=True)
+        return 0
 
     measure = getattr(measures, f"{arguments.work}_{arguments.engine}")
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,7 @@
 """The packed row on a GPU: FlexAttention with a block mask, so that blocks that nobody may look at cost nothing.
 
-Written on PyTorch's documented interface and tested on a CPU, where FlexAttention computes its reference without a
-kernel; its compiled kernels were not run by this project.
+Written on PyTorch's documented interface. Its forward is tested on a CPU, where FlexAttention computes its reference
+without a kernel; its compiled kernels and its backward, which exist on GPUs alone, were not run by this project.
 """
 
 from __future__ import annotations
