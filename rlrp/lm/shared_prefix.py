@@ -64,7 +64,7 @@ class PackedLayout:
     groups: list[GroupSpan]
     store: KvStore | None = None
     flex: bool = False
-    _pads: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _pads: dict[int, Tensor | None] = field(default_factory=dict)
     _masks: dict[tuple[int, int], tuple[Tensor | None, Tensor]] = field(default_factory=dict)
     _blocks: dict[int, Any] = field(default_factory=dict)
 
@@ -72,9 +72,23 @@ class PackedLayout:
         """Attention output [1, L, H, D] for packed queries [1, H, L, D] and keys and values [1, K, L, D]."""
         if (self.flex or q.device.type == "cuda") and not any(span.cached for span in self.groups):
             return self._flex(module, q, k, v, scale, window)
-        out = [
-            part for g in range(len(self.groups)) for part in self._group(g, module, q[0], k[0], v[0], scale, window)
-        ]
+        # One split for all groups: its backward is a concatenation, where every slice would fill a row with zeros.
+        sizes = [n for span in self.groups for n in (span.suffix_start - span.start, span.end - span.suffix_start)]
+        q_parts, k_parts, v_parts = (x[0].split(sizes, dim=1) for x in (q, k, v))
+        out = []
+        for g, span in enumerate(self.groups):
+            if self.store is not None:
+                self.store.put(g, module.layer_idx, k[0, :, span.start : span.end], v[0, :, span.start : span.end])
+            own = 2 * g + 1
+            if span.cached:
+                k_prefix, v_prefix = span.cached[module.layer_idx]
+            else:
+                k_prefix, v_prefix = k_parts[2 * g], v_parts[2 * g]
+                out.append(_causal(q_parts[2 * g], k_prefix, v_prefix, scale, window))
+            if span.end > span.suffix_start:
+                out.append(
+                    self._suffixes(g, q_parts[own], k_prefix, v_prefix, k_parts[own], v_parts[own], scale, window)
+                )
         return torch.cat(out, dim=1).transpose(0, 1).unsqueeze(0)
 
     def _flex(self, module: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
@@ -88,24 +102,6 @@ class PackedLayout:
             self._blocks[key] = packed_block_mask(self.groups, window, q.device)
         return flex_attend(q, k, v, self._blocks[key], scale)
 
-    def _group(
-        self, g: int, module: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None
-    ) -> list[Tensor]:
-        span = self.groups[g]
-        if self.store is not None:
-            self.store.put(g, module.layer_idx, k[:, span.start : span.end], v[:, span.start : span.end])
-        parts = []
-        if span.cached:
-            k_prefix, v_prefix = span.cached[module.layer_idx]
-        else:
-            prefix = slice(span.start, span.suffix_start)
-            k_prefix, v_prefix = k[:, prefix], v[:, prefix]
-            parts.append(_causal(q[:, prefix], k_prefix, v_prefix, scale, window))
-        if span.end > span.suffix_start:
-            suffix = slice(span.suffix_start, span.end)
-            parts.append(self._suffixes(g, q[:, suffix], k_prefix, v_prefix, k[:, suffix], v[:, suffix], scale, window))
-        return parts
-
     def _suffixes(
         self, g: int, q: Tensor, kp: Tensor, vp: Tensor, ks: Tensor, vs: Tensor, scale: float, window: int | None
     ) -> Tensor:
@@ -113,10 +109,10 @@ class PackedLayout:
         heads, _, size = q.shape
         kv_heads, prefix, _ = kp.shape
         rows, length = len(self.groups[g].suffixes), max(self.groups[g].suffixes)
-        pad, unpad = self._padding(g, q.device)
-        queries = q[:, pad].view(kv_heads, heads // kv_heads, rows, length, size) * scale
-        keys = ks[:, pad].view(kv_heads, 1, rows, length, size)
-        values = vs[:, pad].view(kv_heads, 1, rows, length, size)
+        places = self._places(g, q.device)
+        queries = _padded(q, places, rows * length).view(kv_heads, heads // kv_heads, rows, length, size) * scale
+        keys = _padded(ks, places, rows * length).view(kv_heads, 1, rows, length, size)
+        values = _padded(vs, places, rows * length).view(kv_heads, 1, rows, length, size)
         to_prefix = queries.reshape(kv_heads, -1, size) @ kp.transpose(1, 2)
         to_prefix = to_prefix.view(kv_heads, -1, rows, length, prefix)
         to_own = queries @ keys.transpose(-1, -2)
@@ -127,19 +123,17 @@ class PackedLayout:
         weights = torch.cat([to_prefix, to_own], dim=-1).softmax(dim=-1, dtype=torch.float32).to(q.dtype)
         on_prefix, on_own = weights.split([prefix, length], dim=-1)
         out = (on_prefix.reshape(kv_heads, -1, prefix) @ vp).view(*queries.shape) + on_own @ values
-        result: Tensor = out.reshape(heads, rows * length, size)[:, unpad]
-        return result
+        result: Tensor = out.reshape(heads, rows * length, size)
+        return result if places is None else result.index_select(1, places)
 
-    def _padding(self, g: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Indices from the ragged suffixes to [n x R] and back; a padded place repeats the suffix's first token."""
+    def _places(self, g: int, device: torch.device) -> Tensor | None:
+        """Where the ragged suffixes' tokens lie among [n x R] padded ones; None if there is no padding."""
         if g not in self._pads:
             lengths = self.groups[g].suffixes
-            longest, pad, unpad, start = max(lengths), [], [], 0
-            for row, length in enumerate(lengths):
-                pad += [start + min(t, length - 1) if length else 0 for t in range(longest)]
-                unpad += [row * longest + t for t in range(length)]
-                start += length
-            self._pads[g] = torch.tensor(pad, device=device), torch.tensor(unpad, device=device)
+            longest = max(lengths)
+            ragged = any(length < longest for length in lengths)
+            places = [row * longest + t for row, length in enumerate(lengths) for t in range(length)]
+            self._pads[g] = torch.tensor(places, device=device) if ragged else None
         return self._pads[g]
 
     def _mask(self, g: int, window: int | None, device: torch.device) -> tuple[Tensor | None, Tensor]:
@@ -225,6 +219,16 @@ def decoder_of(model: Any) -> Any:
     """The decoder stack below the vocabulary projection, through a PEFT wrapper if there is one."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return base.get_decoder() if hasattr(base, "get_decoder") else base.model
+
+
+def _padded(x: Tensor, places: Tensor | None, length: int) -> Tensor:
+    """[heads, tokens, D] to [heads, length, D], each token in its place and zeros between.
+
+    No two tokens share a place, so the backward gathers: no sums whose order threads decide.
+    """
+    if places is None:
+        return x.contiguous()
+    return x.new_zeros(x.shape[0], length, x.shape[2]).index_copy(1, places, x)
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
