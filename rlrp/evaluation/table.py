@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -21,7 +23,8 @@ _MARKS: dict[bool | None, tuple[str, str]] = {
 
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
     """Print one table for each compared policy, the goals and the notes."""
-    (console or Console()).print(render(comparison))
+    # A job's log has no width of its own; rich would take 80 columns, in which the verdicts break.
+    (console or Console(width=None if sys.stdout.isatty() else 100)).print(render(comparison))
 
 
 def render(comparison: Comparison) -> Group:
@@ -44,7 +47,7 @@ def _table(comparison: Comparison, target: str) -> Table:
         table.add_column(Text(policy_label(policy)), justify="right", overflow="fold", max_width=16)
     table.add_column(Text(f"{difference_label(target, comparison.reference)} [95%]"), overflow="fold", min_width=24)
     table.add_column("n", justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    table.add_column("verdict", overflow="fold")
     for name, row in comparison.rows.items():
         interval = row.intervals[target]
         if all(row.values[policy] is None for policy in policies):
