@@ -96,6 +96,9 @@ class KlConfig(Settings):
     """Per-token KL in nats that an adaptive coefficient steers to; null keeps ``coef`` fixed."""
     gain: float = Field(0.2, gt=0)
     """How strongly the coefficient answers, per step."""
+    min_coef: float = Field(1e-4, ge=0)
+    """The adaptive coefficient falls no lower. A short run that starts far below its target lets go of the anchor, and
+    has no steps left to take it up again."""
     estimator: Literal["k2", "k3", "k3_unbiased"] = "k3_unbiased"
     general: int = Field(0, ge=0)
     """General question-answer pairs (``data.general``) per step on which the policy is held to the anchor too."""

@@ -100,7 +100,8 @@ class Sampler:
             return self._sample_plainly(requests, settings, progress)
         results: list[list[Completion | None]] = [[None] * len(request.seeds) for request in requests]
         widest = max((len(request.seeds) for request in requests), default=1)
-        layout = DecodeLayout(max(settings.max_rows, widest), settings.max_new_tokens)
+        rows = sum(len(request.seeds) for request in requests)
+        layout = DecodeLayout(max(min(settings.max_rows, rows), widest), settings.max_new_tokens)
         waiting = [r for r, request in enumerate(requests) if request.seeds]
         active: list[Row] = []
         with few_rows(self.lm.model):

@@ -49,6 +49,7 @@ class LearnerSettings:
     kl_coef: float = 0.0
     kl_target: float | None = None
     kl_gain: float = 0.1
+    kl_min_coef: float = 1e-4
     kl_estimator: Estimator = "k3_unbiased"
     general: tuple[TokenGroup, ...] = ()
     general_pairs: int = 0
@@ -102,7 +103,7 @@ class Learner:
         self.tokenizer = lm.tokenizer
         # Without a coefficient there is no reference forward and so no KL to steer by.
         target = settings.kl_target if settings.kl_coef > 0 else None
-        self.kl = KlController(settings.kl_coef, target, settings.kl_gain)
+        self.kl = KlController(settings.kl_coef, target, settings.kl_gain, floor=settings.kl_min_coef)
         self.updates = 0
         self.skipped_in_a_row = 0
 

@@ -76,6 +76,7 @@ def learner_settings(config: Config, model: str, general: Sequence[TokenGroup] =
         kl_coef=rl.kl.coef,
         kl_target=rl.kl.target,
         kl_gain=rl.kl.gain,
+        kl_min_coef=rl.kl.min_coef,
         kl_estimator=rl.kl.estimator,
         general=tuple(general),
         general_pairs=rl.kl.general,
