@@ -191,5 +191,5 @@ def _few_rows(layer: nn.Linear, x: Tensor) -> Tensor:
     rows = x.numel() // x.shape[-1]
     if rows > FEW_ROWS:
         return nn.functional.linear(x, layer.weight, layer.bias)
-    out = (layer.weight @ x.reshape(rows, -1).t()).t().unflatten(0, x.shape[:-1])
+    out: Tensor = (layer.weight @ x.reshape(rows, -1).t()).t().unflatten(0, x.shape[:-1])
     return out if layer.bias is None else out + layer.bias
