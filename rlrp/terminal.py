@@ -47,13 +47,14 @@ def chat(
     lm = load_model(model, accept_terms=accept_terms)
     use_shared_prefix(lm.model)
     settings = SamplingSettings(max_new_tokens=max_new_tokens, temperature=temperature)
+    sampler = Sampler(lm)  # one for the whole conversation: what was said before is not computed again
     messages: list[Message] = []
     if card.greeting:
         print(f"{_printable(card.display_name)}: {_printable(render_text(card, card.greeting))}")
     while line := _ask():
         messages.append(Message("user", line))
         prompt = make_prompt(lm.chat, "chat", "chat", card, messages)
-        ((reply,),) = Sampler(lm).sample([SampleRequest(prompt.ids, (seed + len(messages),))], settings)
+        ((reply,),) = sampler.sample([SampleRequest(prompt.ids, (seed + len(messages),))], settings)
         messages.append(Message("assistant", reply.text))
         print(f"{_printable(card.display_name)}: {_printable(reply.text)}", flush=True)
 
