@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,9 +106,14 @@ def _sft_lines(config: Config) -> None:
     general = read_dialogues(resolve(config.data.general)) if config.data.general else []
     share = config.sft.general_share if general else 0.0
     plan = plan_mixture(len(pool.train_dialogues), len(general), share)
-    steps = max(1, round((plan.role_play + plan.general) * config.sft.epochs / config.sft.batch_size))
+    steps = sft_steps(plan.role_play + plan.general, config.sft.epochs, config.sft.batch_size)
     print(f"sft:    {plan}")
     print(f"        {config.sft.epochs:g} epochs in batches of {config.sft.batch_size}: {steps} steps")
+
+
+def sft_steps(examples: int, epochs: float, batch_size: int) -> int:
+    """Optimizer steps as transformers' trainer counts them: a broken epoch ends with a whole step."""
+    return max(1, math.ceil(epochs * math.ceil(examples / batch_size)))
 
 
 def _rl_lines(config: Config) -> None:
