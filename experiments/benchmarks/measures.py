@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from prompts import real_prompts
-from worker import timed
 
 Measured = tuple[float, int]
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds of a call, a GPU's work included, and what it returned."""
+    _wait()
+    started = time.perf_counter()
+    result = work()
+    _wait()
+    return time.perf_counter() - started, result
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _load(a: Any, *, shared: bool) -> Any:
@@ -101,7 +116,7 @@ def _by_shape(layers: list[Any]) -> dict[Any, list[torch.Tensor]]:
 @torch.no_grad()
 def _rate(weight: torch.Tensor, rows: int, shape: Any, among: list[torch.Tensor] | None = None) -> float:
     """Seconds of one product of ``rows`` rows, by the faster form; ``among`` are taken in turn, as a model does."""
-    x = torch.randn(rows, shape[1])
+    x = torch.randn(rows, shape[1], device=weight.device)
     weights = among or [weight]
     forms = (lambda w: torch.nn.functional.linear(x, w), lambda w: w @ x.t())
     best = float("inf")
@@ -138,10 +153,16 @@ def step_ours(a: Any, folder: Path) -> Measured:
     lora = LoraSettings(r=16, alpha=32, targets=("q_proj", "v_proj"))
     learner = Learner(
         LearnerSettings(
-            a.model, lora=lora, kl_coef=0.04, kl_estimator="k3", max_new_tokens=a.new_tokens, threads=a.threads
+            a.model,
+            lora=lora,
+            kl_coef=0.04,
+            kl_estimator="k3",
+            max_new_tokens=a.new_tokens,
+            device=a.device,
+            threads=a.threads,
         )
     )
-    rollout = RolloutWorker(RolloutSettings(a.model, lora=lora, threads=a.threads))
+    rollout = RolloutWorker(RolloutSettings(a.model, lora=lora, device=a.device, threads=a.threads))
     sampling = SamplingSettings(max_new_tokens=a.new_tokens, temperature=1.0, ignore_stop=True)
     prompts = _prompts(rollout.sampler.lm, a)
 
@@ -169,8 +190,6 @@ def distinct(ids: Any) -> float:
 
 def step_peer(a: Any, folder: Path) -> Measured:
     """TRL's GRPOTrainer, one step on the same prompts."""
-    import time
-
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import TrainerCallback
@@ -201,7 +220,7 @@ def step_peer(a: Any, folder: Path) -> Measured:
         dataloader_pin_memory=False,
     )
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
+    class Clock(TrainerCallback):
         seconds = 0.0
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -242,7 +261,7 @@ def score_peer(a: Any, _: Path) -> Measured:
     prompt, variants = _prompts(lm, a)[0], _variants(lm, a)
 
     def score(ids: tuple[int, ...], start: int) -> torch.Tensor:
-        row = torch.tensor([ids])
+        row = torch.tensor([ids], device=a.device)
         logits = lm.model(input_ids=row, use_cache=False, logits_to_keep=len(ids) - start + 1).logits[0, :-1]
         picked: torch.Tensor = logits.log_softmax(-1).gather(1, row[0, start:, None])
         return picked

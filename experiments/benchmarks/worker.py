@@ -11,16 +11,11 @@ import os
 import resource
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 sys.path.insert(0, str(Path(__file__).parent))
-
-Timed = Callable[[], Any]
 
 
 def main() -> int:
@@ -52,13 +47,6 @@ def main() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     print(json.dumps({"seconds": seconds, "tokens": tokens, "peak_memory_gb": round(peak, 3)}), flush=True)
     return 0
-
-
-def timed(work: Timed) -> tuple[float, Any]:
-    """Seconds of a call, and what it returned."""
-    started = time.perf_counter()
-    result = work()
-    return time.perf_counter() - started, result
 
 
 if __name__ == "__main__":

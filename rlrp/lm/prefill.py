@@ -128,8 +128,11 @@ def common_beginnings(prompts: Sequence[Sequence[int]]) -> list[tuple[int, list[
     return bundles
 
 
-def _common(first: Sequence[int], second: Sequence[int], most: int) -> int:
-    return next((i for i in range(most) if first[i] != second[i]), max(most, 0))
+def _common(first: Sequence[int] | np.ndarray, second: Sequence[int] | np.ndarray, most: int) -> int:
+    """How many tokens two beginnings share, of at most ``most``."""
+    most = max(most, 0)
+    same = np.asarray(first[:most]) == np.asarray(second[:most])
+    return most if same.all() else int(same.argmin())
 
 
 def _within_budget(bundles: Sequence[Bundle], prompts: Sequence[Sequence[int]]) -> Iterator[list[Bundle]]:
@@ -178,9 +181,7 @@ class PrefixCache:
         ids = np.asarray(prompt)
         best, length = None, 0
         for entry in self.entries:
-            most = min(len(entry.ids), len(ids) - 1)
-            same = entry.ids[:most] == ids[:most]
-            common = most if same.all() else int(same.argmin())
+            common = _common(entry.ids, ids, min(len(entry.ids), len(ids) - 1))
             if common > length:
                 best, length = entry, common
         if best is None or length < _WORTH_SHARING:
@@ -194,12 +195,12 @@ class PrefixCache:
         _, known = self.longest(prompt)
         if len(prompt) - known < _WORTH_KEEPING:
             return
+        if sum(part.nbytes for pair in kv.layers.values() for parts in pair for part in parts) > self.limit:
+            return
         layers = {n: (torch.cat(k, dim=1), torch.cat(v, dim=1)) for n, (k, v) in kv.layers.items()}
         entry = CachedPrompt(np.asarray(prompt), layers)
         # What the new one begins with need not be kept twice.
         self.entries = [e for e in self.entries if not np.array_equal(e.ids, entry.ids[: len(e.ids)])]
         self.entries.append(entry)
-        while len(self.entries) > 1 and sum(e.size for e in self.entries) > self.limit:
+        while sum(e.size for e in self.entries) > self.limit:
             self.entries.pop(0)
-        if entry.size > self.limit:
-            self.clear()

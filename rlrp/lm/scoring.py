@@ -72,6 +72,8 @@ def token_logprobs(
 
 def completion_hidden(model: Any, groups: Sequence[TokenGroup]) -> Tensor:
     """The decoder's last hidden states [S, C] at the positions that predict each completion token."""
+    if not any(group.scored_tokens for group in groups):
+        return _no_hidden(model)
     if not shares_prefix(model):
         return plain_hidden(model, groups)
     # A group that shares little is laid out as whole sequences: plain causal attention, no bookkeeping.
@@ -98,8 +100,6 @@ def completion_hidden(model: Any, groups: Sequence[TokenGroup]) -> Tensor:
             picks += [opening, *range(start, start + len(completion) - 1)]
             start += len(completion) - 1
     device = next(model.parameters()).device
-    if not prefixes:
-        return torch.zeros(0, model.get_input_embeddings().embedding_dim, dtype=model.dtype, device=device)
     layout = pack(prefixes, suffixes)
     ids, positions = packed_inputs(prefixes, suffixes, device)
     with packed_row():
@@ -108,14 +108,16 @@ def completion_hidden(model: Any, groups: Sequence[TokenGroup]) -> Tensor:
     return hidden
 
 
+def _no_hidden(model: Any) -> Tensor:
+    device = next(model.parameters()).device
+    return torch.zeros(0, model.get_input_embeddings().embedding_dim, dtype=model.dtype, device=device)
+
+
 def plain_hidden(model: Any, groups: Sequence[TokenGroup]) -> Tensor:
     """The same by the model's own forward of every [prompt; completion] alone: for whatever cannot share."""
     device = next(model.parameters()).device
-    rows = [(g.prompt, c) for g in groups for c in g.completions if c]
-    if not rows:
-        return torch.zeros(0, model.get_input_embeddings().embedding_dim, dtype=model.dtype, device=device)
     parts = []
-    for prompt, completion in rows:
+    for prompt, completion in [(g.prompt, c) for g in groups for c in g.completions if c]:
         ids = torch.tensor([[*prompt, *completion[:-1]]], device=device)
         out = decoder_of(model)(input_ids=ids, use_cache=False)
         parts.append(out.last_hidden_state[0, len(prompt) - 1 :])

@@ -70,15 +70,16 @@ class PackedLayout:
 
     def attend(self, module: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         """Attention output [1, L, H, D] for packed queries [1, H, L, D] and keys and values [1, K, L, D]."""
+        if self.store is not None:
+            for g, span in enumerate(self.groups):
+                self.store.put(g, module.layer_idx, k[0, :, span.start : span.end], v[0, :, span.start : span.end])
         if (self.flex or q.device.type == "cuda") and not any(span.cached for span in self.groups):
-            return self._flex(module, q, k, v, scale, window)
+            return self._flex(q, k, v, scale, window)
         # One split for all groups: its backward is a concatenation, where every slice would fill a row with zeros.
         sizes = [n for span in self.groups for n in (span.suffix_start - span.start, span.end - span.suffix_start)]
         q_parts, k_parts, v_parts = (x[0].split(sizes, dim=1) for x in (q, k, v))
         out = []
         for g, span in enumerate(self.groups):
-            if self.store is not None:
-                self.store.put(g, module.layer_idx, k[0, :, span.start : span.end], v[0, :, span.start : span.end])
             own = 2 * g + 1
             if span.cached:
                 k_prefix, v_prefix = span.cached[module.layer_idx]
@@ -91,12 +92,9 @@ class PackedLayout:
                 )
         return torch.cat(out, dim=1).transpose(0, 1).unsqueeze(0)
 
-    def _flex(self, module: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
+    def _flex(self, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         from rlrp.lm.flex import flex_attend, packed_block_mask
 
-        if self.store is not None:
-            for g, span in enumerate(self.groups):
-                self.store.put(g, module.layer_idx, k[0, :, span.start : span.end], v[0, :, span.start : span.end])
         key = window or 0
         if key not in self._blocks:
             self._blocks[key] = packed_block_mask(self.groups, window, q.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import pytest
 import torch
@@ -20,8 +21,8 @@ def with_flex(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Every layout of the scorer takes FlexAttention; returns how many did."""
     made: list[int] = []
 
-    def flexible(*args: object) -> PackedLayout:
-        layout = pack(*args)  # type: ignore[arg-type]
+    def flexible(*args: Any) -> PackedLayout:
+        layout = pack(*args)
         layout.flex = True
         made.append(len(layout.groups))
         return layout
