@@ -6,19 +6,15 @@ H query heads, K key heads, D head size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlrp.lm.prefill import PromptKv
 
-FEW_ROWS = 160
-"""Up to so many rows a CPU multiplies faster with the weight on the left; measured for layers of 576 to 2,048."""
 _STALE_SHARE = 0.75
 
 
@@ -171,25 +167,3 @@ def _stack(old: Tensor | None, new: Sequence[tuple[Tensor, Tensor]], places: int
         stack[r, :, : shared.shape[1]] = shared
         stack[r, :, shared.shape[1] : shared.shape[1] + own.shape[1]] = own
     return stack
-
-
-@contextmanager
-def few_rows(model: Any) -> Iterator[None]:
-    """Within, the model's plain linear layers multiply a few rows on a CPU as ``(W xᵀ)ᵀ``: up to 1.8 times as fast."""
-    layers = [module for module in model.modules() if type(module) is nn.Linear and module.weight.device.type == "cpu"]
-    for layer in layers:
-        # On the instance, for as long as rows are drawn: the model's classes, and whoever trains it, never see it.
-        vars(layer)["forward"] = partial(_few_rows, layer)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del vars(layer)["forward"]
-
-
-def _few_rows(layer: nn.Linear, x: Tensor) -> Tensor:
-    rows = x.numel() // x.shape[-1]
-    if rows > FEW_ROWS:
-        return nn.functional.linear(x, layer.weight, layer.bias)
-    out: Tensor = (layer.weight @ x.reshape(rows, -1).t()).t().unflatten(0, x.shape[:-1])
-    return out if layer.bias is None else out + layer.bias

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rlrp.lm.shared_prefix import KvStore, LayerKv, decoder_of, pack, packed_inputs, packed_row
+from rlrp.lm.inference import Inference
+from rlrp.lm.shared_prefix import KvStore, LayerKv, pack, packed_inputs
 
 PREFILL_TOKENS = 8192
 """Most tokens of one forward: what bounds its memory."""
@@ -32,7 +32,7 @@ class PromptKv:
 
 
 def prefill(
-    model: Any, prompts: Sequence[Sequence[int]], cache: PrefixCache | None = None
+    model: Inference, prompts: Sequence[Sequence[int]], cache: PrefixCache | None = None
 ) -> tuple[list[PromptKv], Tensor]:
     """Run prompts: the tokens that several begin with (a card) once, those that the cache holds not at all.
 
@@ -85,18 +85,20 @@ def _bundles(prompts: Sequence[Sequence[int]], cache: PrefixCache | None) -> lis
 
 
 def _run(
-    model: Any, prompts: Sequence[Sequence[int]], bundles: list[Bundle], kept: list[PromptKv], hidden: list[Tensor]
+    model: Inference,
+    prompts: Sequence[Sequence[int]],
+    bundles: list[Bundle],
+    kept: list[PromptKv],
+    hidden: list[Tensor],
 ) -> None:
     """One forward of these bundles; fills in their members' keys, values and last hidden states."""
-    device = next(model.parameters()).device
     prefixes = [list(prompts[bundle.members[0]][: bundle.shared]) for bundle in bundles]
     tails = [bundle.own(prompts) for bundle in bundles]
     cached = [bundle.cached for bundle in bundles]
     layout = pack(prefixes, tails, cached)
     layout.store = KvStore()
-    ids, positions = packed_inputs(prefixes, tails, device, cached)
-    with packed_row():
-        out = decoder_of(model)(input_ids=ids, position_ids=positions, use_cache=False, shared=layout)
+    ids, positions = packed_inputs(prefixes, tails, model.device, cached)
+    out = model.hidden(ids, positions, layout)
     for b, (bundle, span) in enumerate(zip(bundles, layout.groups, strict=True)):
         start = span.suffix_start - span.start
         for place, member in enumerate(bundle.members):
@@ -105,7 +107,7 @@ def _run(
                 shared = bundle.cached[layer] if bundle.cached else tuple(part[:, : bundle.shared] for part in pair)
                 (k, v), (own_k, own_v) = shared, (part[:, start:end] for part in pair)
                 kept[member].layers[layer] = (k, own_k), (v, own_v)
-            hidden[member] = out.last_hidden_state[0, span.start + end - 1]
+            hidden[member] = out[span.start + end - 1]
             start = end
 
 

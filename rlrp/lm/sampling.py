@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlrp.lm.decoding import DecodeLayout, Row, few_rows
+from rlrp.lm.decoding import DecodeLayout, Row
+from rlrp.lm.inference import Inference, inference
 from rlrp.lm.load import LanguageModel
 from rlrp.lm.plain import generate_plainly
 from rlrp.lm.prefill import PREFIX_CACHE_BYTES, PrefixCache, prefill
-from rlrp.lm.scoring import output_head
-from rlrp.lm.shared_prefix import decoder_of, packed_row, shares_prefix
+from rlrp.lm.shared_prefix import shares_prefix
 
 FinishReason = Literal["stop", "length"]
 
@@ -104,15 +104,15 @@ class Sampler:
         layout = DecodeLayout(max(min(settings.max_rows, rows), widest), settings.max_new_tokens)
         waiting = [r for r, request in enumerate(requests) if request.seeds]
         active: list[Row] = []
-        with few_rows(self.lm.model):
+        with inference(self.lm.model) as model:
             while waiting or active:
                 admitted = self._admit(requests, waiting, len(active), layout.slots)
                 if admitted:
-                    fresh, logits = self._prefill(requests, admitted, len(active), layout, settings)
+                    fresh, logits = self._prefill(model, requests, admitted, len(active), layout, settings)
                     self._draw(fresh, logits, settings)
                     active += fresh
                 else:
-                    self._draw(active, self._decode(active, layout), settings)
+                    self._draw(active, self._decode(model, active, layout), settings)
                 active = self._retire(active, layout, settings, results, progress)
         return [[completion for completion in group if completion is not None] for group in results]
 
@@ -137,6 +137,7 @@ class Sampler:
 
     def _prefill(
         self,
+        model: Inference,
         requests: Sequence[SampleRequest],
         admitted: list[int],
         first_slot: int,
@@ -144,7 +145,7 @@ class Sampler:
         settings: SamplingSettings,
     ) -> tuple[list[Row], Tensor]:
         """Run the prompts once; the rows they open and the logits [rows, V] of each row's first token."""
-        kv, hidden = prefill(self.lm.model, [requests[r].prompt for r in admitted], self.cache)
+        kv, hidden = prefill(model, [requests[r].prompt for r in admitted], self.cache)
         layout.admit(admitted, kv)
         rows: list[Row] = []
         for r in admitted:
@@ -152,21 +153,14 @@ class Sampler:
                 uniforms = uniforms_of(seed, settings.max_new_tokens)
                 rows.append(Row(r, index, len(requests[r].prompt), uniforms, first_slot + len(rows)))
         repeats = torch.tensor([len(requests[r].seeds) for r in admitted], device=self.device)
-        return rows, self._logits(hidden).repeat_interleave(repeats, dim=0)
+        return rows, model.logits(hidden).repeat_interleave(repeats, dim=0)
 
-    def _decode(self, active: list[Row], layout: DecodeLayout) -> Tensor:
+    def _decode(self, model: Inference, active: list[Row], layout: DecodeLayout) -> Tensor:
         """One forward of every active row's newest token; logits [N, V] of the next."""
         layout.begin(active, self.device)
         ids = torch.tensor([[row.ids[-1] for row in active]], device=self.device)
         positions = (layout.prompt_lengths + layout.at).unsqueeze(0)
-        with packed_row():
-            out = decoder_of(self.lm.model)(input_ids=ids, position_ids=positions, use_cache=False, shared=layout)
-        return self._logits(out.last_hidden_state[0])
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        head, cap = output_head(self.lm.model)
-        logits: Tensor = head(hidden)
-        return torch.tanh(logits / cap) * cap if cap else logits
+        return model.logits(model.hidden(ids, positions, layout))
 
     def _draw(self, rows: list[Row], logits: Tensor, settings: SamplingSettings) -> None:
         """Append one token and its log-probability to every row."""

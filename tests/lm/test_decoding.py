@@ -1,4 +1,4 @@
-"""Prompts that begin alike, and products of a few rows."""
+"""Prompts that begin alike, and rows that decode together."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import ARCHITECTURES, WINDOW, tiny_lm
-from torch import nn
 
-from rlrp.lm.decoding import FEW_ROWS, few_rows
+from rlrp.lm.inference import inference
 from rlrp.lm.prefill import common_beginnings, prefill
 from rlrp.lm.sampling import Sampler, SampleRequest, SamplingSettings
 
@@ -54,19 +53,7 @@ def test_a_shared_beginning_changes_nothing_that_is_said(architecture: str) -> N
 def test_the_hidden_state_of_a_bundled_prompt_is_its_own() -> None:
     lm = tiny_lm("Llama")
     prompts = [(*range(40), 5), (*range(40), 9, 9), (3,)]
-    with torch.no_grad():
-        _, together = prefill(lm.model, prompts)
-        alone = torch.cat([prefill(lm.model, [prompt])[1] for prompt in prompts])
+    with torch.no_grad(), inference(lm.model) as model:
+        _, together = prefill(model, prompts)
+        alone = torch.cat([prefill(model, [prompt])[1] for prompt in prompts])
     assert torch.allclose(together, alone, atol=1e-5)
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("rows", [1, 3, FEW_ROWS + 1])
-def test_few_rows_multiply_as_a_linear_layer_does(bias: bool, rows: int) -> None:
-    torch.manual_seed(0)
-    model, x = nn.Sequential(nn.Linear(8, 5, bias=bias)), torch.randn(1, rows, 8)
-    plain = model(x)
-    with few_rows(model):
-        inside = model(x)
-    assert torch.allclose(plain, inside, atol=1e-6) and inside.shape == plain.shape
-    assert "forward" not in vars(model[0])
