@@ -106,41 +106,40 @@ class DecodeLayout:
         own_k, own_v = self.own[layer]
         own_k[self.index, :, self.at] = k[0].transpose(0, 1)
         own_v[self.index, :, self.at] = v[0].transpose(0, 1)
-        prompt_k, prompt_v = self.prompts[layer]
-        places = prompt_k.shape[2]
-        queries = (q[0].transpose(0, 1) * scale).reshape(n, kv_heads, heads // kv_heads, size)
-        to_own = queries @ own_k[:n, :, : self.longest].transpose(-1, -2)
-        to_prompt = self._by_row(self._by_prompt(queries) @ prompt_k.transpose(-1, -2))
+        prompt_k, prompt_v = (part.flatten(0, 1) for part in self.prompts[layer])
+        places = prompt_k.shape[1]
+        queries = (q[0].transpose(0, 1) * scale).reshape(n * kv_heads, -1, size)
         prompt_mask, own_mask = self._masks(window, places)
-        if prompt_mask is not None:
-            to_prompt.masked_fill_(prompt_mask, float("-inf"))
+        to_own = queries.bmm(own_k[:n].flatten(0, 1)[:, : self.longest].transpose(1, 2))
         if own_mask is not None:
-            to_own.masked_fill_(own_mask, float("-inf"))
-        weights = torch.cat([to_prompt, to_own], -1).softmax(-1, dtype=torch.float32).to(q.dtype)
+            to_own.view(n, -1, self.longest).masked_fill_(own_mask, float("-inf"))
+        to_prompt = self._by_prompt(queries, kv_heads).bmm(prompt_k.transpose(1, 2))
+        if prompt_mask is not None:
+            to_prompt.view(len(self.stacked), kv_heads, self.most, -1, places).masked_fill_(prompt_mask, float("-inf"))
+        # What is as wide as the prompts stays in their order; only what is as wide as a reply changes it.
+        scores = torch.cat([to_prompt, self._by_prompt(to_own, kv_heads)], -1)
+        weights = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
         on_prompt, on_own = weights.split([places, self.longest], dim=-1)
-        out: Tensor = self._by_row(self._by_prompt(on_prompt) @ prompt_v)
-        out = out + on_own @ own_v[:n, :, : self.longest]
-        return out.reshape(1, n, heads, size)
+        out = self._by_row(on_prompt.bmm(prompt_v), kv_heads)
+        own = self._by_row(on_own, kv_heads).bmm(own_v[:n].flatten(0, 1)[:, : self.longest])
+        return (out + own).view(1, n, heads, size)
 
-    def _by_prompt(self, rows: Tensor) -> Tensor:
-        """[N, K, H/K, X] to [R, K, G * H/K, X]; a prompt with fewer rows repeats row 0, whose results are dropped."""
-        padded = rows if self.aligned else rows[self.pad]
-        if self.most == 1:
-            return padded
-        grouped = padded.view(len(self.stacked), self.most, *rows.shape[1:]).transpose(1, 2)
-        return grouped.reshape(len(self.stacked), rows.shape[1], -1, rows.shape[-1])
+    def _by_prompt(self, rows: Tensor, kv_heads: int) -> Tensor:
+        """[N * K, H/K, X] to [R * K, G * H/K, X]; a prompt with fewer rows repeats row 0, whose results are dropped."""
+        repeat, x = rows.shape[1:]
+        if not self.aligned:
+            rows = rows.view(self.n, -1)[self.pad]
+        grouped = rows.view(len(self.stacked), self.most, kv_heads, repeat, x).transpose(1, 2)
+        return grouped.reshape(len(self.stacked) * kv_heads, -1, x)
 
-    def _by_row(self, prompts: Tensor) -> Tensor:
-        """[R, K, G * H/K, X] back to [N, K, H/K, X]."""
-        r, kv_heads, _, x = prompts.shape
-        if self.most > 1:
-            prompts = (
-                prompts.view(r, kv_heads, self.most, -1, x).transpose(1, 2).reshape(r * self.most, kv_heads, -1, x)
-            )
-        return prompts if self.aligned else prompts[self.unpad]
+    def _by_row(self, prompts: Tensor, kv_heads: int) -> Tensor:
+        """[R * K, G * H/K, X] back to [N * K, H/K, X]."""
+        r, x = len(self.stacked), prompts.shape[-1]
+        rows = prompts.view(r, kv_heads, self.most, -1, x).transpose(1, 2).reshape(r * self.most, kv_heads, -1, x)
+        return (rows if self.aligned else rows[self.unpad]).flatten(0, 1)
 
     def _masks(self, window: int | None, places: int) -> tuple[Tensor | None, Tensor | None]:
-        """Which places of the prompt [N, 1, 1, P] and of its own suffix [N, 1, 1, T] a row may not look at, if any."""
+        """Which places of its prompt [R, 1, G, 1, P] and of its own suffix [N, 1, T] a row may not look at, if any."""
         key = window or 0
         if key not in self.masks:
             t, p = torch.arange(self.longest, device=self.at.device), torch.arange(places, device=self.at.device)
@@ -149,10 +148,8 @@ class DecodeLayout:
             if window is not None:
                 own |= at - t[None, :] >= window
                 prompt |= length + at - p[None, :] >= window
-            self.masks[key] = (
-                prompt[:, None, None, :] if bool(prompt.any()) else None,
-                own[:, None, None, :] if bool(own.any()) else None,
-            )
+            by_prompt = prompt[self.pad].view(len(self.stacked), 1, self.most, 1, places)
+            self.masks[key] = by_prompt if bool(prompt.any()) else None, own[:, None] if bool(own.any()) else None
         return self.masks[key]
 
 
