@@ -92,7 +92,7 @@ def rollout_peer(a: Any, _: Path) -> Measured:
 
 
 def rollout_limit(a: Any, _: Path) -> Measured:
-    """The matrix products of the rollout alone, each shape in the faster of its two forms."""
+    """The matrix products of the rollout alone, each shape in the fastest of its three forms."""
     lm = _load(a, shared=False)
     rows = a.prompts * a.group
     total = 0.0
@@ -100,9 +100,9 @@ def rollout_limit(a: Any, _: Path) -> Measured:
     layers = [m for m in lm.model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
     for shape, weights in _by_shape(layers).items():
         prefill = _rate(weights[0], a.prompts * a.prompt_tokens, shape)
-        total += len(weights) * (prefill + a.new_tokens * _rate(weights[0], rows, shape, among=weights))
+        total += len(weights) * (prefill + (a.new_tokens - 1) * _rate(weights[0], rows, shape, among=weights))
     # A prompt's last token opens every completion; the others come one step after another.
-    total += a.new_tokens * _rate(head.weight, rows, head.weight.shape)
+    total += (a.new_tokens - 1) * _rate(head.weight, rows, head.weight.shape)
     return total, rows * a.new_tokens
 
 
@@ -115,18 +115,31 @@ def _by_shape(layers: list[Any]) -> dict[Any, list[torch.Tensor]]:
 
 @torch.no_grad()
 def _rate(weight: torch.Tensor, rows: int, shape: Any, among: list[torch.Tensor] | None = None) -> float:
-    """Seconds of one product of ``rows`` rows, by the faster form; ``among`` are taken in turn, as a model does."""
+    """Seconds of one product of ``rows`` rows, by the fastest form; ``among`` are taken in turn, as a model does."""
     x = torch.randn(rows, shape[1], device=weight.device)
     weights = among or [weight]
-    forms = (lambda w: torch.nn.functional.linear(x, w), lambda w: w @ x.t())
+    plain = (lambda w: torch.nn.functional.linear(x, w), lambda w: w @ x.t())
+    tries = [(form, weights) for form in plain]
+    if weight.device.type == "cpu":
+        tries.append((lambda packed: packed(x), [_packed(w) for w in weights]))
     best = float("inf")
-    for form in forms:
-        for w in weights[:2]:
+    for form, those in tries:
+        for w in those[:2]:
             form(w)
         for _ in range(3):
-            seconds, _ = timed(lambda form=form: [form(w) for w in weights for _ in range(1 if among else 2)])
+            seconds, _ = timed(
+                lambda form=form, those=those: [form(w) for w in those for _ in range(1 if among else 2)]
+            )
             best = min(best, seconds / (len(weights) * (1 if among else 2)))
     return best
+
+
+def _packed(weight: torch.Tensor) -> Any:
+    from rlrp.lm.packed import Packed
+
+    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+    return Packed(layer)
 
 
 def write_ids(a: Any) -> str:
