@@ -171,6 +171,7 @@ def step_ours(a: Any, folder: Path) -> Measured:
             kl_coef=0.04,
             kl_estimator="k3",
             max_new_tokens=a.new_tokens,
+            token_budget=a.token_budget,
             device=a.device,
             threads=a.threads,
         )

@@ -29,6 +29,7 @@ def main() -> int:
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--rep", type=int, default=0, help="which cards: every repetition meets others")
     parser.add_argument("--warm", action="store_true", help="the cards were seen before, with another user turn")
+    parser.add_argument("--token-budget", type=int, default=1600, help="tokens in one micro-batch of our step")
     parser.add_argument("--micro-batch", type=int, help="of the peer's step")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing in the peer's step")
     parser.add_argument("--threads", type=int, default=os.cpu_count())

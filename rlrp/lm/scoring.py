@@ -214,15 +214,19 @@ def micro_batches(
 ) -> Iterator[tuple[list[TokenGroup], list[tuple[int, int]]]]:
     """Split groups into packs of at most ``token_budget`` tokens, in order.
 
-    Yields each pack with, for every completion in it, its (group, completion) place in the input. A group that is
-    too large alone is cut between completions (its prompt is then computed once per part); a single completion
-    that is too large still goes alone.
+    Yields each pack with, for every completion in it, its (group, completion) place in the input. A group is cut
+    between completions only if it is too large alone, as its prompt is then computed once per part; a single
+    completion that is too large still goes alone.
     """
     pack_groups: list[TokenGroup] = []
     places: list[tuple[int, int]] = []
     used = 0
     for g, group in enumerate(groups):
         current: list[int] = []
+        # What does not fit beside the groups before it begins a pack, rather than be cut for the rest of theirs.
+        if share_prefix and used and used + group.packed_tokens() > token_budget:
+            yield pack_groups, places
+            pack_groups, places, used = [], [], 0
         for c in range(len(group.completions)):
             extra = len(group.completions[c]) + (len(group.prompt) if not current or not share_prefix else 0)
             if used and used + extra > token_budget:

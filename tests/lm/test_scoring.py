@@ -235,6 +235,18 @@ def test_neighbouring_micro_batches_could_not_have_been_one() -> None:
     assert [len(places) for _, places in micro_batches(groups, 35, share_prefix=False)] == [2, 2, 2, 2]
 
 
+def test_a_group_that_fits_alone_is_not_cut_for_the_rest_of_another_pack() -> None:
+    groups = [TokenGroup((1,) * 10, ((2,) * 5,) * 4), TokenGroup((1,) * 10, ((2,) * 5,) * 4)]
+    assert [len(places) for _, places in micro_batches(groups, 59)] == [4, 4]
+    assert [len(places) for _, places in micro_batches(groups, 60)] == [8]
+    # Too large for any pack: cut, from a pack of its own on.
+    assert [len(places) for _, places in micro_batches([groups[0], TokenGroup((1,) * 10, ((2,) * 5,) * 9)], 45)] == [
+        4,
+        7,
+        2,
+    ]
+
+
 @pytest.mark.parametrize("budget", [1, 12, 25, 1000])
 def test_log_probabilities_do_not_depend_on_the_token_budget(budget: int) -> None:
     shared, _ = pair("Mistral")
