@@ -61,6 +61,13 @@ def test_log_probabilities_are_those_of_the_plain_forward(lm: LanguageModel) -> 
         assert float((ours - plainly(lm, groups(lm))).abs().max()) < 1e-4
 
 
+def gradients(model: Any, logp: torch.Tensor) -> torch.Tensor:
+    """Of the mean log-probability, all parameters end to end."""
+    model.zero_grad()
+    logp.mean().backward()
+    return torch.cat([p.grad.flatten().double() for p in model.parameters() if p.grad is not None])
+
+
 def test_adapter_gradients_are_those_of_the_plain_forward(lm: LanguageModel) -> None:
     model: Any = add_lora(lm.model, LoraSettings(r=4, targets=("q_proj", "v_proj")), seed=0)
     try:
@@ -68,14 +75,13 @@ def test_adapter_gradients_are_those_of_the_plain_forward(lm: LanguageModel) -> 
             for name, parameter in model.named_parameters():
                 if "lora_B" in name:
                     parameter.normal_(std=0.02)
-        found = {}
-        for side, logp in (("ours", token_logprobs(model, groups(lm)).logp), ("plain", plainly(lm, groups(lm)))):
-            model.zero_grad()
-            logp.mean().backward()
-            found[side] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-        assert float((found["ours"] - found["plain"]).norm() / found["plain"].norm()) < 1e-4
+        ours = gradients(model, token_logprobs(model, groups(lm)).logp)
+        # In double precision: the plain forward of Gemma 3 in float32 is itself 2e-4 away from it, ours 4e-6.
+        model.double()
+        plain = gradients(model, plainly(lm, groups(lm)))
+        assert float((ours - plain).norm() / plain.norm()) < 1e-4
     finally:
-        model.unload()
+        model.unload().float()
 
 
 def test_greedy_completions_are_generates(lm: LanguageModel) -> None:
