@@ -155,7 +155,10 @@ def write_ids(a: Any) -> str:
 
 
 def step_ours(a: Any, folder: Path) -> Measured:
-    """Sample, learn (with a KL reference), hand the weights over; the learner and the sampler in one process."""
+    """Sample, learn (with a KL reference), hand the weights over; the learner and the sampler in one process.
+
+    The second of two steps, each on cards of its own: a run has hundreds, and only one first.
+    """
     from rlrp.lm.adapters import LoraSettings
     from rlrp.lm.sampling import SampleRequest, SamplingSettings
     from rlrp.memory import keep_freed_memory
@@ -180,7 +183,7 @@ def step_ours(a: Any, folder: Path) -> Measured:
     sampling = SamplingSettings(max_new_tokens=a.new_tokens, temperature=1.0, ignore_stop=True)
     prompts = _prompts(rollout.sampler.lm, a)
 
-    def step() -> int:
+    def step(prompts: list[tuple[int, ...]] = prompts) -> int:
         drawn = rollout.sample([SampleRequest(p, _seeds(a, i)) for i, p in enumerate(prompts)], sampling)
         groups = []
         for prompt, completions in zip(prompts, drawn, strict=True):
@@ -194,6 +197,7 @@ def step_ours(a: Any, folder: Path) -> Measured:
             raise RuntimeError("the sampler holds other weights than it was sent")
         return sum(len(c.ids) for group in drawn for c in group)
 
+    step(_prompts(rollout.sampler.lm, a, offset=1))
     return timed(step)
 
 
@@ -203,14 +207,14 @@ def distinct(ids: Any) -> float:
 
 
 def step_peer(a: Any, folder: Path) -> Measured:
-    """TRL's GRPOTrainer, one step on the same prompts."""
+    """TRL's GRPOTrainer, the second of two steps on the same prompts as ours."""
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
     lm = _load(a, shared=False)
-    texts = [lm.tokenizer.decode(p) for p in _prompts(lm, a)]
+    texts = [lm.tokenizer.decode(p) for p in _prompts(lm, a, offset=1) + _prompts(lm, a)]
     rows = a.prompts * a.group
     micro = a.micro_batch or rows
     arguments = GRPOConfig(
@@ -224,7 +228,7 @@ def step_peer(a: Any, folder: Path) -> Measured:
         loss_type="grpo",
         temperature=1.0,
         learning_rate=3e-4,
-        max_steps=1,
+        max_steps=2,
         gradient_checkpointing=a.checkpointing,
         bf16=False,
         use_cpu=a.device == "cpu",

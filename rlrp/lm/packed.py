@@ -26,7 +26,11 @@ def can_pack(model: Any) -> bool:
     They are those of torch's own compiler (``torch/_inductor/mkldnn_ir.py``), not of its public interface: a torch
     without them takes the plain product.
     """
-    weight = model.get_input_embeddings().weight
+    return is_packable(model.get_input_embeddings().weight)
+
+
+def is_packable(weight: Tensor) -> bool:
+    """``can_pack`` for one weight."""
     return bool(
         weight.dtype == torch.float32
         and weight.device.type == "cpu"

@@ -13,10 +13,13 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor
 
+from rlrp.lm.frozen import product
 from rlrp.lm.shared_prefix import decoder_of, pack, packed_inputs, packed_row, shares_prefix
 
-CHUNK_BYTES = 64 << 20
-"""Most that one chunk of logits may take; [S, V] never exists for the batch."""
+CHUNK_BYTES = 16 << 20
+"""What one chunk of logits may take on a CPU, so that it stays in its cache; [S, V] never exists for the batch."""
+CHUNK_ROWS = {"cpu": 128, "cuda": 1024}
+"""Rows of a chunk at least: with fewer the projection's weights are read more often than used."""
 WORTH_SHARING = 1.3
 """Token ratio below which a group is computed completion by completion: the same numbers, less bookkeeping."""
 
@@ -148,7 +151,7 @@ def project(
     if plain and not head.weight.requires_grad and not entropy and softcap is None:
         return TokenScores(_frozen_head_logp(hidden_SC, head.weight, targets_S, temperature))
     logps, entropies = [], []
-    for rows in vocabulary_chunks(len(targets_S), head.weight.shape[0]):
+    for rows in vocabulary_chunks(len(targets_S), head.weight):
         logp, ent = _checkpointed(_project_chunk, hidden_SC[rows], head, targets_S[rows], temperature, softcap)
         logps.append(logp)
         entropies.append(ent)
@@ -170,9 +173,9 @@ def _checkpointed(function: Any, *args: Any) -> Any:
     return torch.utils.checkpoint.checkpoint(function, *args, use_reentrant=False)
 
 
-def vocabulary_chunks(rows: int, vocabulary: int) -> Iterator[slice]:
-    """Slices of ``rows`` whose logits take at most ``CHUNK_BYTES``."""
-    step = max(1, CHUNK_BYTES // (4 * vocabulary))
+def vocabulary_chunks(rows: int, weight: Tensor) -> Iterator[slice]:
+    """Slices of ``rows`` to project with ``weight`` [V, C] at a time: ``CHUNK_BYTES`` or ``CHUNK_ROWS`` of logits."""
+    step = max(CHUNK_ROWS.get(weight.device.type, 1024), CHUNK_BYTES // (4 * weight.shape[0]))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 
@@ -189,13 +192,13 @@ class _FrozenHeadLogp(torch.autograd.Function):
         logp = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         needs_grad = ctx.needs_input_grad[0]
         slope = torch.empty_like(hidden) if needs_grad else None
-        for rows in vocabulary_chunks(len(targets), weight.shape[0]):
-            logits = (hidden[rows] @ weight.t()).float().div_(temperature)
-            normaliser = logits.logsumexp(dim=-1, keepdim=True)
-            logp[rows] = (logits.gather(1, targets[rows, None]) - normaliser)[:, 0]
+        for rows in vocabulary_chunks(len(targets), weight):
+            logits = product(hidden[rows], weight).float()
+            log_p = torch.log_softmax(logits if temperature == 1 else logits.div_(temperature), dim=-1)
+            logp[rows] = log_p.gather(1, targets[rows, None])[:, 0]
             if slope is not None:
-                p = logits.sub_(normaliser).exp_().to(weight.dtype)
-                slope[rows] = (weight[targets[rows]] - p @ weight) / temperature
+                p = log_p.exp_().to(weight.dtype)
+                slope[rows] = (weight[targets[rows]] - product(p, weight.t())) / temperature
         if slope is not None:
             ctx.save_for_backward(slope)
         return logp

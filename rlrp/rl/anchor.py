@@ -29,7 +29,7 @@ def general_kl(model: Any, groups: Sequence[TokenGroup]) -> Tensor:
     head, cap = output_head(model)
     parts = [
         torch.utils.checkpoint.checkpoint(_kl, before_SC[rows], now_SC[rows], head, cap, use_reentrant=False)
-        for rows in vocabulary_chunks(len(now_SC), head.weight.shape[0])
+        for rows in vocabulary_chunks(len(now_SC), head.weight)
     ]
     return torch.cat(parts or [now_SC.new_zeros(0, dtype=torch.float32)])
 

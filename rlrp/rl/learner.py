@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rlrp.lm.adapters import AdapterState, LoraSettings, adapter_state, add_lora, checksum
+from rlrp.lm.frozen import speed_up_frozen_linears
 from rlrp.lm.load import load_model
 from rlrp.lm.scoring import TokenGroup, micro_batches, token_logprobs
 from rlrp.lm.self_check import use_shared_prefix
@@ -97,6 +98,7 @@ class Learner:
         )
         self.share_prefix = settings.share_prefix and use_shared_prefix(lm.model)
         self.model = add_lora(lm.model, settings.lora, seed=settings.seed)
+        speed_up_frozen_linears(self.model)
         self.model.train()
         self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=settings.learning_rate, weight_decay=0.0)
