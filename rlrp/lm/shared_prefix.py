@@ -23,6 +23,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from rlrp.lm import flash
+
 NAME = "rlrp_shared_prefix"
 
 # While a packed row is in flight transformers need not build its [L, L] mask: the layout says who sees whom.
@@ -64,7 +66,7 @@ class PackedLayout:
     groups: list[GroupSpan]
     store: KvStore | None = None
     flex: bool = False
-    _pads: dict[int, Tensor | None] = field(default_factory=dict)
+    _pads: dict[int, flash.Pads] = field(default_factory=dict)
     _masks: dict[tuple[int, int], tuple[Tensor | None, Tensor]] = field(default_factory=dict)
     _blocks: dict[int, Any] = field(default_factory=dict)
 
@@ -103,14 +105,20 @@ class PackedLayout:
     def _suffixes(
         self, g: int, q: Tensor, kp: Tensor, vp: Tensor, ks: Tensor, vs: Tensor, scale: float, window: int | None
     ) -> Tensor:
-        """All suffixes of a group at once: one softmax over scores against the shared prefix and the own suffix."""
+        """All suffixes of a group at once.
+
+        Where no window cuts the prefix, by torch's flash kernel on a CPU; else by one softmax over scores against the
+        shared prefix and the own suffix.
+        """
         heads, _, size = q.shape
         kv_heads, prefix, _ = kp.shape
-        rows, length = len(self.groups[g].suffixes), max(self.groups[g].suffixes)
-        places = self._places(g, q.device)
-        queries = _padded(q, places, rows * length).view(kv_heads, heads // kv_heads, rows, length, size) * scale
-        keys = _padded(ks, places, rows * length).view(kv_heads, 1, rows, length, size)
-        values = _padded(vs, places, rows * length).view(kv_heads, 1, rows, length, size)
+        pads = self._pads_of(g, q.device)
+        rows, length = pads.rows, pads.longest
+        if (window is None or prefix + length <= window) and flash.is_available(q):
+            return flash.suffix_attention(q, kp, vp, ks, vs, pads, scale)
+        queries = pads.flat(q).view(kv_heads, heads // kv_heads, rows, length, size) * scale
+        keys = pads.flat(ks).view(kv_heads, 1, rows, length, size)
+        values = pads.flat(vs).view(kv_heads, 1, rows, length, size)
         to_prefix = queries.reshape(kv_heads, -1, size) @ kp.transpose(1, 2)
         to_prefix = to_prefix.view(kv_heads, -1, rows, length, prefix)
         to_own = queries @ keys.transpose(-1, -2)
@@ -122,16 +130,11 @@ class PackedLayout:
         on_prefix, on_own = weights.split([prefix, length], dim=-1)
         out = (on_prefix.reshape(kv_heads, -1, prefix) @ vp).view(*queries.shape) + on_own @ values
         result: Tensor = out.reshape(heads, rows * length, size)
-        return result if places is None else result.index_select(1, places)
+        return result if pads.places is None else result.index_select(1, pads.places)
 
-    def _places(self, g: int, device: torch.device) -> Tensor | None:
-        """Where the ragged suffixes' tokens lie among [n x R] padded ones; None if there is no padding."""
+    def _pads_of(self, g: int, device: torch.device) -> flash.Pads:
         if g not in self._pads:
-            lengths = self.groups[g].suffixes
-            longest = max(lengths)
-            ragged = any(length < longest for length in lengths)
-            places = [row * longest + t for row, length in enumerate(lengths) for t in range(length)]
-            self._pads[g] = torch.tensor(places, device=device) if ragged else None
+            self._pads[g] = flash.Pads(self.groups[g].suffixes, device)
         return self._pads[g]
 
     def _mask(self, g: int, window: int | None, device: torch.device) -> tuple[Tensor | None, Tensor]:
@@ -217,16 +220,6 @@ def decoder_of(model: Any) -> Any:
     """The decoder stack below the vocabulary projection, through a PEFT wrapper if there is one."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return base.get_decoder() if hasattr(base, "get_decoder") else base.model
-
-
-def _padded(x: Tensor, places: Tensor | None, length: int) -> Tensor:
-    """[heads, tokens, D] to [heads, length, D], each token in its place and zeros between.
-
-    No two tokens share a place, so the backward gathers: no sums whose order threads decide.
-    """
-    if places is None:
-        return x.contiguous()
-    return x.new_zeros(x.shape[0], length, x.shape[2]).index_copy(1, places, x)
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:

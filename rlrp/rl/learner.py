@@ -134,7 +134,7 @@ class Learner:
         if self.updates == 0:
             self._check_first_step(tally)
         grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), settings.max_grad_norm))
-        self._update(tally.loss, grad_norm)
+        updated = self._update(tally.loss, grad_norm)
         kl = tally.mean("kl")
         metrics = tally.metrics() | {
             "grad_norm": grad_norm,
@@ -142,7 +142,8 @@ class Learner:
             "kl_coef": self.kl.coef,
             "skipped_in_a_row": float(self.skipped_in_a_row),
         }
-        self.kl.update(kl)
+        if updated:
+            self.kl.update(kl)
         return StepReport(metrics, tally.kl)
 
     def _micro_step(
@@ -215,8 +216,10 @@ class Learner:
             if tally.mean(name) > tolerance:
                 raise TrainingDiverged(f"{meaning}: {tally.mean(name):.2g} nats a token, expected below {tolerance:g}")
 
-    def _update(self, loss: float, grad_norm: float) -> None:
-        if torch.isfinite(torch.tensor([loss, grad_norm])).all():
+    def _update(self, loss: float, grad_norm: float) -> bool:
+        """Step, unless numbers are not finite; whether it did."""
+        finite = bool(torch.isfinite(torch.tensor([loss, grad_norm])).all())
+        if finite:
             self.optimizer.step()
             self.skipped_in_a_row = 0
         else:
@@ -225,6 +228,7 @@ class Learner:
         self.updates += 1
         if self.skipped_in_a_row >= 3:
             raise TrainingDiverged("three losses in a row were not finite; the last checkpoint is from before them")
+        return finite
 
     def adapter(self) -> tuple[AdapterState, str]:
         """The policy's weights as a LoRA state, and their checksum."""
