@@ -81,7 +81,8 @@ class Pads:
 
     def pad(self, x: Tensor) -> Tensor:
         """[heads, S, D] to [n, heads, R, D]."""
-        return self.flat(x).unflatten(1, (self.rows, self.longest)).transpose(0, 1)
+        rows: Tensor = self.flat(x).unflatten(1, (self.rows, self.longest)).transpose(0, 1)
+        return rows
 
     def unpad(self, x: Tensor) -> Tensor:
         """``pad`` undone."""
