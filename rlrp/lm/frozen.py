@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlrp.lm.packed import can_pack, is_packable
+from rlrp.lm.packed import can_pack, is_packable, on_rows
 
 
-def product(x: Tensor, weight: Tensor) -> Tensor:
-    """``x Wᵀ``, x [N, I] and W [O, I], by oneDNN where it can be; no gradient is recorded then."""
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x Wᵀ + b``, x [N, I] and W [O, I], by oneDNN where it can be; no gradient is recorded then."""
     if not is_packable(weight):
-        return x @ weight.t()
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+        return nn.functional.linear(x, weight, bias)
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return out
 
 
@@ -32,8 +32,7 @@ class _FrozenLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return out
+        return product(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
@@ -53,10 +52,9 @@ def speed_up_frozen_linears(model: Any) -> int:
         return 0
     layers = [m for m in model.modules() if type(m) is nn.Linear and not any(p.requires_grad for p in m.parameters())]
     for layer in layers:
-        vars(layer)["forward"] = partial(_run, layer)
+        vars(layer)["forward"] = partial(on_rows, partial(_product_of, layer))
     return len(layers)
 
 
-def _run(layer: nn.Linear, x: Tensor) -> Tensor:
-    out: Tensor = _frozen_linear(x.reshape(-1, x.shape[-1]), layer.weight, layer.bias).unflatten(0, x.shape[:-1])
-    return out
+def _product_of(layer: nn.Linear, x: Tensor) -> Tensor:
+    return _frozen_linear(x, layer.weight, layer.bias)

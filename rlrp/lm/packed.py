@@ -8,7 +8,7 @@ Shapes: N rows, I inputs, O outputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -80,7 +80,7 @@ def packed_linears(model: Any) -> Iterator[None]:
     layers = [m for m in model.modules() if type(m) is nn.Linear] if can_pack(model) else []
     for layer in layers:
         # On the instance, for as long as rows are drawn: the model's classes, and whoever trains it, never see it.
-        vars(layer)["forward"] = partial(_run, Packed(layer))
+        vars(layer)["forward"] = partial(on_rows, Packed(layer))
     try:
         yield
     finally:
@@ -88,6 +88,7 @@ def packed_linears(model: Any) -> Iterator[None]:
             del vars(layer)["forward"]
 
 
-def _run(packed: Packed, x: Tensor) -> Tensor:
-    out: Tensor = packed(x.reshape(-1, x.shape[-1])).unflatten(0, x.shape[:-1])
+def on_rows(product: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A product of rows [N, I] for x [..., I]."""
+    out: Tensor = product(x.reshape(-1, x.shape[-1])).unflatten(0, x.shape[:-1])
     return out
