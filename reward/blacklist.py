@@ -84,7 +84,8 @@ class BlacklistTerm:
             f'blacklist: "{" ".join(sample.reply[h.start : h.end].split())}" ({h.entry.category})' for h in hits
         )
         value = -min(1.0, weight / 2) if hits else 0.0
-        return TermScore(value, tuple(seen), {"hits": float(len(hits)), "weight": weight})
+        spans = tuple((hit.start, hit.end) for hit in hits)
+        return TermScore(value, tuple(seen), {"hits": float(len(hits)), "weight": weight}, spans)
 
     def hits(self, sample: Sample) -> list[Hit]:
         """The phrases that count against this reply, in order, without overlaps."""

@@ -108,6 +108,7 @@ class CompositeReward:
                 terms={name: found[at].value for name, found in scores.items()},
                 reasons={name: found[at].reasons for name, found in scores.items() if found[at].reasons},
                 parts={name: found[at].parts for name, found in scores.items() if found[at].parts},
+                spans={name: found[at].spans for name, found in scores.items() if found[at].spans},
             )
             for at in range(size)
         ]

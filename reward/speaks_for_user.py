@@ -25,6 +25,7 @@ _AUXILIARIES = "is are was were will would must can"
 _TALK = "are were have had said should must can know"
 # 你刚才说“…” quotes back what the user said before.
 _QUOTING_BACK = "刚才|方才|刚刚|昨|上次|不是|曾|当年|以前|说过|别|总|老|常|要是|如果"
+_MARKS = "*()（） \n"
 _RELATIVES = "(?![爸妈爹娘们哥姐弟妹爷奶舅叔])"
 
 
@@ -62,23 +63,31 @@ class SpeaksForUserTerm:
     def _score(self, sample: Sample) -> TermScore:
         found = self._findings(sample.reply, reply_spans(sample))
         weight = sum(weight for weight, _ in found)
-        reasons = tuple(f'speaks_for_user: "{" ".join(text.split())[:60]}"' for _, text in found)
-        return TermScore(-min(1.0, weight) if weight else 0.0, reasons, {"weight": weight})
+        places = tuple(place for _, place in found)
+        said = [" ".join(sample.reply[start:end].split())[:60] for start, end in places]
+        reasons = tuple(f'speaks_for_user: "{text}"' for text in said)
+        return TermScore(-min(1.0, weight) if weight else 0.0, reasons, {"weight": weight}, places)
 
-    def _findings(self, reply: str, spans: Sequence[Span]) -> list[tuple[float, str]]:
+    def _findings(self, reply: str, spans: Sequence[Span]) -> list[tuple[float, tuple[int, int]]]:
         # Hidden parts are blanked and not cut out: what they separate must not become neighbours.
         shown = "".join(" " * (s.end - s.start) if s.kind in ("plan", "ooc") else reply[s.start : s.end] for s in spans)
         patterns = _patterns()
-        found = [(1.0, m.group()) for m in self._label.finditer(shown)]
-        found += [(0.7, m.group()) for p in patterns.quoted for m in p.finditer(shown)]
+        found = [(1.0, m.span()) for m in self._label.finditer(shown)]
+        found += [(0.7, m.span()) for p in patterns.quoted for m in p.finditer(shown)]
         narrated = [*patterns.narrated, *([self._named] if self._named else [])]
         for span in spans:
-            text = reply[span.start : span.end]
+            text, start = reply[span.start : span.end], span.start
             if span.kind == "action":
-                found += [(0.5, m.group()) for p in narrated for m in p.finditer(text.strip("*()（） \n"))]
+                inner = text.lstrip(_MARKS)
+                start += len(text) - len(inner)
+                found += [(0.5, _moved(m, start)) for p in narrated for m in p.finditer(inner.rstrip(_MARKS))]
             elif span.kind == "speech" and text.lstrip()[:1] not in ('"', "“", "「", "『"):
-                found += [(0.4, m.group()) for p in patterns.plain for m in p.finditer(text)]
+                found += [(0.4, _moved(m, start)) for p in patterns.plain for m in p.finditer(text)]
         return found
+
+
+def _moved(match: re.Match[str], by: int) -> tuple[int, int]:
+    return match.start() + by, match.end() + by
 
 
 @cache

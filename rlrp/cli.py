@@ -92,10 +92,17 @@ def _reward_commands(commands: Any) -> None:
     actions = reward.add_subparsers(metavar="ACTION", required=True)
     train = _add(actions, "train", _reward_train, "train the reward models of an experiment")
     _experiment(train, trains=True)
-    score = _add(actions, "score", _reward_score, "score replies in a JSONL file")
+    score = _add(actions, "score", _reward_score, "score replies in a JSONL or parquet file")
     score.add_argument("--reward", type=Path, required=True, metavar="R.yaml")
     score.add_argument("--in", dest="source", type=Path, required=True, metavar="samples.jsonl")
     score.add_argument("--out", type=Path, required=True, metavar="scores.jsonl")
+    explain = _add(actions, "explain", _reward_explain, "show why replies got their score, what was found marked")
+    explain.add_argument("--reward", type=Path, required=True, metavar="R.yaml")
+    explain.add_argument("--in", dest="source", type=Path, required=True, metavar="samples.jsonl")
+    explain.add_argument("--id", help="the sample to explain; default: the first ones")
+    explain.add_argument("--limit", type=int, default=3, help="how many to explain (3)")
+    inspect = _add(actions, "inspect", _reward_inspect, "show what a reward or a reward model is made of")
+    inspect.add_argument("reward", type=Path, metavar="R.yaml|DIR")
     validate = _add(actions, "validate", _reward_validate, "measure a reward's terms on held-out characters")
     _experiment(validate)
     validate.add_argument("--reward", type=Path, metavar="R.yaml", help="default: the experiment's own")
@@ -149,6 +156,18 @@ def _reward_score(arguments: argparse.Namespace) -> None:
     from reward.scoring import score_file
 
     score_file(arguments.reward, arguments.source, arguments.out)
+
+
+def _reward_explain(arguments: argparse.Namespace) -> None:
+    from reward.explain import explain_file
+
+    explain_file(arguments.reward, arguments.source, identifier=arguments.id, limit=arguments.limit)
+
+
+def _reward_inspect(arguments: argparse.Namespace) -> None:
+    from reward.inspection import inspect_reward
+
+    inspect_reward(arguments.reward)
 
 
 def _reward_validate(arguments: argparse.Namespace) -> None:

@@ -13,9 +13,10 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class progress:
-    """A context manager that yields ``advance(n)``; ``total`` is in the unit that ``advance`` counts."""
+    """A context manager that yields ``advance(n)``; ``total`` is in the unit that ``advance`` counts, None if it is
+    not known."""
 
-    def __init__(self, title: str, total: int):
+    def __init__(self, title: str, total: int | None):
         self.title, self.total, self.done, self.shown = title, total, 0, time.monotonic()
         console = Console(stderr=True)
         self.bar = Progress(console=console) if console.is_terminal else None
@@ -30,9 +31,9 @@ class progress:
         self.done += n
         if self.bar:
             self.bar.advance(self.task, n)
-        elif n and (time.monotonic() - self.shown > _SECONDS_BETWEEN_LINES or self.done >= self.total):
+        elif n and (time.monotonic() - self.shown > _SECONDS_BETWEEN_LINES or 0 < (self.total or 0) <= self.done):
             self.shown = time.monotonic()
-            print(f"{self.title}: {self.done}/{self.total}", file=sys.stderr, flush=True)
+            print(f"{self.title}: {self.done}/{self.total or '?'}", file=sys.stderr, flush=True)
 
     def __exit__(self, *error: object) -> None:
         if self.bar:

@@ -17,11 +17,13 @@ class TermScore:
         value: a reward, higher is better; None means the term abstains (it has no evidence), which is not 0.
         reasons: short lines a person can read, e.g. ``'blacklist: "as an ai" (ai_identity)'``.
         parts: the numbers the value was made of, for the log.
+        spans: what the reasons are about, as (start, end) in the reply.
     """
 
     value: float | None
     reasons: tuple[str, ...] = ()
     parts: dict[str, float] = field(default_factory=dict)
+    spans: tuple[tuple[int, int], ...] = ()
 
 
 class RewardTerm(Protocol):
@@ -42,6 +44,7 @@ class Judgement:
     terms: dict[str, float | None]
     reasons: dict[str, tuple[str, ...]] = field(default_factory=dict)
     parts: dict[str, dict[str, float]] = field(default_factory=dict)
+    spans: dict[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
 
 
 class Reward(Protocol):

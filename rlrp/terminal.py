@@ -11,6 +11,7 @@ from rich.text import Text
 
 from rlrp.cards import CharacterCard, read_card, render_text
 from rlrp.dialogue import Message
+from rlrp.printable import printable
 
 
 def print_card(card: CharacterCard) -> None:
@@ -30,7 +31,7 @@ def print_card(card: CharacterCard) -> None:
         ("lorebook", f"{len(card.lorebook.entries)} entries" if card.lorebook else ""),
     ):
         if value:
-            table.add_row(name, Text(_printable(value)))
+            table.add_row(name, Text(printable(value)))
     Console().print(table)
 
 
@@ -50,21 +51,16 @@ def chat(
     sampler = Sampler(lm)  # one for the whole conversation: what was said before is not computed again
     messages: list[Message] = []
     if card.greeting:
-        print(f"{_printable(card.display_name)}: {_printable(render_text(card, card.greeting))}")
+        print(f"{printable(card.display_name)}: {printable(render_text(card, card.greeting))}")
     while line := _ask():
         messages.append(Message("user", line))
         prompt = make_prompt(lm.chat, "chat", "chat", card, messages)
         ((reply,),) = sampler.sample([SampleRequest(prompt.ids, (seed + len(messages),))], settings)
         messages.append(Message("assistant", reply.text))
-        print(f"{_printable(card.display_name)}: {_printable(reply.text)}", flush=True)
+        print(f"{printable(card.display_name)}: {printable(reply.text)}", flush=True)
 
 
 def _ask() -> str:
     if sys.stdin.isatty():
         print("> ", end="", flush=True)
     return sys.stdin.readline().strip()
-
-
-def _printable(text: str) -> str:
-    """Without control characters: a card must not be able to move the cursor or colour the terminal."""
-    return "".join(c if c in "\n\t" or c.isprintable() else "�" for c in text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -81,7 +81,9 @@ class DissonanceTerm:
         parts = {"d": d, "evidence": evidence, "K": found.values[_K], "S_rule": found.values[_S], "tau": tau}
         if ratio is not None:
             parts["R"] = ratio
-        return TermScore(value or 0.0, _reasons(found, d) if value < 0 else (), parts)
+        if not value < 0:
+            return TermScore(0.0, (), parts)
+        return TermScore(value, _reasons(found, d), parts, tuple(_places(sample.reply, found.offending)))
 
     def _card_style(self, card: CharacterCard) -> float:
         """The median d of what the card lets the character say, at most 0.8; 0 without enough of it."""
@@ -101,6 +103,16 @@ class DissonanceTerm:
             if found is not None and found.length >= _OWN_STYLE_UNITS and found.language in self._weights:
                 scores.append(self._weights[found.language].dissonance(found.values))
         return median(scores) if scores else 0.0
+
+
+def _places(reply: str, clauses: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Where the clauses stand in the reply; one that is not there as it is (it crossed a gesture) is left out."""
+    done = 0
+    for clause in clauses:
+        at = reply.find(clause, done)
+        if at >= 0:
+            done = at + len(clause)
+            yield at, done
 
 
 def _reasons(found: Features, d: float) -> tuple[str, ...]:

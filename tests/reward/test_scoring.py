@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from reward.scoring import read_samples, score_file
+from reward.sample_files import read_sample_lines
+from reward.scoring import score_file
 from rlrp.cards import CharacterCard, card_to_dict
 from rlrp.errors import UserError
 
@@ -57,7 +58,7 @@ def test_a_whole_card_may_stand_in_place_of_its_name(tmp_path: Path):
 
 def test_equal_cards_are_one_object(tmp_path: Path):
     _, source, _ = files(tmp_path, [line("a"), line("b"), line("c", card={"name": "Bo"})])
-    cards = [sample.card for _, sample in read_samples(source)]
+    cards = [line.sample.card for line in read_sample_lines(source)]
     assert cards[0] is cards[1]
     assert cards[2].name == "Bo"
 
