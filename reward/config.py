@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from reward.composite import CompositeReward
-from reward.term_configs import BUILT_IN, GateConfig, JudgeConfig, OwnTermConfig, TermConfig
+from reward.term_configs import BUILT_IN, GateConfig, JudgeConfig, OwnTermConfig, TermConfig, config_class
 from rlrp.errors import UserError
 from rlrp.files import read_text, sha256_file
 
@@ -57,6 +57,7 @@ def load_reward(path: str | Path) -> CompositeReward:
     for name, config in read_reward_config(path).items():
         try:
             term = config.build(name, path.parent)
+            term.name = name
         except UserError as error:
             if error.file is None:
                 place = ".".join(part for part in (f"terms.{name}", error.place) if part)
@@ -95,12 +96,13 @@ def _term_config(name: str, entry: object, path: Path) -> TermConfig:
     place = f"terms.{name}"
     if not isinstance(entry, dict):
         raise UserError(f"got {type(entry).__name__}, expected options, e.g. {{weight: 0.5}}", file=path, place=place)
-    if name not in BUILT_IN and "class" not in entry:
+    model = config_class(name)
+    if model is None and "class" not in entry:
         hint = _nearest(name, list(BUILT_IN)) or "; there are " + ", ".join(BUILT_IN)
         raise UserError(
             f"unknown term {name!r}{hint}; a term of your own needs `class: module:Class`", file=path, place=place
         )
-    model = BUILT_IN.get(name, OwnTermConfig)
+    model = model or OwnTermConfig
     try:
         return model.model_validate(entry)
     except ValidationError as error:

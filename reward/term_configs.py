@@ -123,6 +123,24 @@ class BlacklistConfig(TermConfig):
         return [folder / path for path in self.lists or ()]
 
 
+class PeopleConfig(TermConfig):
+    """``model``: the directory of a model of people's ratings; ``aspect``: which of its aspects."""
+
+    model: str
+    aspect: str = "overall"
+
+    def build(self, name: str, folder: Path) -> RewardTerm:
+        from reward.model_files import CONFIG
+        from reward.people.model import PeopleTerm, shared_people
+
+        path = folder / self.model
+        stamp = (path / CONFIG).stat().st_mtime_ns if (path / CONFIG).is_file() else 0
+        return PeopleTerm(shared_people(str(path), stamp), self.aspect)
+
+    def files(self, folder: Path) -> list[Path]:
+        return _model_files(folder / self.model)
+
+
 class LengthConfig(TermConfig):
     """The bands in words (Chinese: characters), and how soon a longer reply costs everything."""
 
@@ -180,7 +198,14 @@ BUILT_IN: dict[str, type[TermConfig]] = {
     "repetition": RepetitionConfig,
     "speaks_for_user": SpeaksForUserConfig,
     "judge": JudgeConfig,
+    "people": PeopleConfig,
 }
+
+
+def config_class(name: str) -> type[TermConfig] | None:
+    """What a term's options must be: of the built-in term ``NAME`` for ``NAME`` and ``NAME.LABEL``, which is how one
+    is used twice; None for any other name."""
+    return BUILT_IN.get(name.partition(".")[0])
 
 
 def _model_files(folder: Path) -> list[Path]:

@@ -141,9 +141,15 @@ def _sft(arguments: argparse.Namespace) -> None:
 
 
 def _reward_train(arguments: argparse.Namespace) -> None:
+    from reward.people.train import read_ratings_config, train_on_ratings
     from rlrp.pipeline import Experiment
-    from rlrp.plan import print_reward_plan
+    from rlrp.plan import print_ratings_plan, print_reward_plan
 
+    if ratings := read_ratings_config(arguments.config, arguments.set):
+        if arguments.dry_run:
+            return print_ratings_plan(ratings)
+        train_on_ratings(ratings)
+        return None
     config = _config(arguments)
     if arguments.dry_run:
         return print_reward_plan(config)

@@ -6,6 +6,10 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
+from reward.people.ratings import read_ratings
+from reward.people.train import RatingsConfig
 from rlrp.config import Config, WorkerConfig, dump_config
 from rlrp.dialogue import Pool, load_pool, plan_mixture, read_dialogues, read_prompts, resolve
 from rlrp.errors import UserError
@@ -78,6 +82,17 @@ def print_reward_plan(config: Config) -> None:
     print(f"reward: {len(pool.train_cards)} characters to train on, {len(pool.held_out_cards)} held out to measure")
     encoder = config.reward.encoder or "of the language"
     print(f"        {config.reward.base_replies} replies of the base model as negatives, encoder {encoder}")
+
+
+def print_ratings_plan(config: RatingsConfig) -> None:
+    """What a reward learnt from ratings would be trained on."""
+    print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
+    if config.data is None:
+        raise UserError("null; give CharacterBench or a .jsonl file of ratings: --set data=PATH", place="data")
+    ratings = read_ratings(config.data, config.languages)
+    for language in config.languages:
+        own = [rating for rating in ratings if rating.language == language]
+        print(f"reward: {len(own)} ratings in {language}, reader {config.readers.get(language) or 'none'}")
 
 
 def print_train_plan(config: Config) -> None:

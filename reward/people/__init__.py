@@ -1,0 +1,1 @@
+"""What people would give a reply: a reward learnt from their ratings."""
