@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 from reward.dissonance.anchors import anchor_density, anchors
 from reward.dissonance.lexicon import is_illeist, self_mentions
+from reward.dissonance.ngrams import ngram_register
 from reward.dissonance.register import GROUPS, register
 from reward.spans import join, reply_spans
 from reward.text import Language, clauses, language_of, sentences, units
 from rlrp.cards import CharacterCard
 from rlrp.dialogue import Sample
 
-NAMES = ("K", *GROUPS, "S_rule", "log_length")
-"""The order of :attr:`Features.values`; the five in the middle are matches a clause, the opener's is 0 or 1."""
+NAMES = ("K", *GROUPS, "S_rule", "ngrams", "log_length")
+"""The order of :attr:`Features.values`; the five groups are matches a clause, the opener's is 0 or 1; ``ngrams`` is
+the register ratio."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Features:
     length: int
     mentions: float
     offending: tuple[str, ...]
+    speech: str = ""
 
 
 def features(sample: Sample) -> Features | None:
@@ -47,9 +50,10 @@ def speech_features(speech: str, card: CharacterCard) -> Features | None:
     opener = 1.0 if matches["opener"] else 0.0
     tolerance, mentions = third_person_tolerance(speech, language, card)
     k = anchor_density(speech, language)
-    values = (k, *densities, opener, tolerance, math.log1p(length))
+    ngrams = ngram_register(language).score(speech, card)
+    values = (k, *densities, opener, tolerance, ngrams, math.log1p(length))
     hits = [span for name in ("biography", "slogan", "opener", "dates", "enumeration") for span in matches[name]]
-    return Features(values, language, length, mentions, _offending(speech, parts, hits))
+    return Features(values, language, length, mentions, _offending(speech, parts, hits), speech)
 
 
 def third_person_tolerance(speech: str, language: Language, card: CharacterCard) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ import numpy.typing as npt
 
 from reward.dissonance.features import NAMES, Features, features
 from reward.dissonance.lexicon import LEXICONS
+from reward.dissonance.ngrams import NgramRegister, fit_ngrams
 from reward.text import Language
+from rlrp.cards import CharacterCard
 from rlrp.dialogue import Sample
 from rlrp.errors import UserError
 
@@ -40,6 +42,7 @@ _PRIOR_WEIGHT = {
     "slogan": 0.5,
     "opener": 0.5,
     "S_rule": 0.5,
+    "ngrams": 1.0,
 }
 _PRIOR_PRECISION = 3.0
 _LENGTH_PRECISION = 300.0
@@ -84,17 +87,22 @@ class Validation:
     length_baseline: float
 
 
-def fit_lite(pairs: Sequence[Pair], log_ratio: LogRatio | None = None) -> dict[Language, Weights]:
+def fit_lite(
+    pairs: Sequence[Pair], log_ratio: LogRatio | None = None, lines: Sequence[Sample] = ()
+) -> dict[Language, Weights]:
     """Fit the weights of every language that the pairs hold at least ten of.
+
+    The n-gram tables are fitted here too, fold by fold, so that no pair is weighed by a table that has seen it.
 
     Args:
         pairs: (in role, faulty) samples; a pair without speech on a side is left out.
+        lines: more replies in role, for the n-grams.
         log_ratio: with it the log-ratio R is fitted like the other features, without it R keeps a cautious weight.
 
     tau is the 75th percentile of d over the in-role replies, each scored by weights fitted without its card.
     """
     fitted: dict[Language, Weights] = {}
-    for language, rows in _by_language(pairs, log_ratio).items():
+    for language, rows in _by_language(pairs, log_ratio, lines).items():
         if len(rows) < 10:
             continue
         model = _fit(rows, log_ratio is not None)
@@ -103,13 +111,15 @@ def fit_lite(pairs: Sequence[Pair], log_ratio: LogRatio | None = None) -> dict[L
     return fitted
 
 
-def cross_validate(pairs: Sequence[Pair], log_ratio: LogRatio | None = None) -> dict[Language, Validation]:
+def cross_validate(
+    pairs: Sequence[Pair], log_ratio: LogRatio | None = None, lines: Sequence[Sample] = ()
+) -> dict[Language, Validation]:
     """Pair accuracy by language, each pair scored by weights fitted on the other cards, beside the length baseline."""
     result: dict[Language, Validation] = {}
-    for language, rows in _by_language(pairs, log_ratio).items():
+    for language, rows in _by_language(pairs, log_ratio, lines).items():
         scores = _out_of_fold(rows, log_ratio is not None)
         lengths = [(row.good.length, row.bad.length) for row in rows]
-        cards = len({row.card for row in rows})
+        cards = len({row.card.name for row in rows})
         result[language] = Validation(len(rows), cards, _accuracy(scores), _accuracy(lengths))
     return result
 
@@ -140,13 +150,15 @@ def load_weights(file: str | Path = WEIGHTS) -> dict[Language, Weights]:
 
 @dataclass(frozen=True)
 class _Row:
-    card: str
+    card: CharacterCard
     good: Features
     bad: Features
     ratios: tuple[float | None, float | None]
 
 
-def _by_language(pairs: Sequence[Pair], log_ratio: LogRatio | None) -> dict[Language, list[_Row]]:
+def _by_language(
+    pairs: Sequence[Pair], log_ratio: LogRatio | None, lines: Sequence[Sample]
+) -> dict[Language, list[_Row]]:
     ratios: list[float | None] = [None] * (2 * len(pairs))
     if log_ratio is not None:
         ratios = log_ratio([sample for pair in pairs for sample in pair])
@@ -155,9 +167,41 @@ def _by_language(pairs: Sequence[Pair], log_ratio: LogRatio | None) -> dict[Lang
         good, bad = features(in_role), features(faulty)
         if good is None or bad is None or good.language != bad.language:
             continue
-        row = _Row(in_role.card.name, good, bad, (ratios[2 * at], ratios[2 * at + 1]))
+        row = _Row(in_role.card, good, bad, (ratios[2 * at], ratios[2 * at + 1]))
         grouped.setdefault(good.language, []).append(row)
-    return grouped
+    return {language: _with_unseen_ngrams(language, rows, lines) for language, rows in grouped.items()}
+
+
+def _with_unseen_ngrams(language: Language, rows: Sequence[_Row], lines: Sequence[Sample]) -> list[_Row]:
+    """The rows with the n-grams' ratio by tables that have not seen their cards."""
+    fold_of = _folds(rows)
+    spoken = [(found.speech, s.card) for s in lines if (found := features(s)) and found.language == language]
+    result = list(rows)
+    for fold in sorted(set(fold_of.values())):
+        seen = [row for row in rows if fold_of[row.card.name] != fold]
+        others = [(text, card) for text, card in spoken if fold_of.get(card.name) != fold]
+        said = [(row.good.speech, row.card) for row in seen] + others
+        table = fit_ngrams(language, said, [(row.bad.speech, row.card) for row in seen])
+        for at, row in enumerate(rows):
+            if fold_of[row.card.name] == fold:
+                good, bad = (_rescored(found, table, row.card) for found in (row.good, row.bad))
+                result[at] = replace(row, good=good, bad=bad)
+    return result
+
+
+def _rescored(found: Features, table: NgramRegister, card: CharacterCard) -> Features:
+    values = list(found.values)
+    values[NAMES.index("ngrams")] = table.score(found.speech, card)
+    return replace(found, values=tuple(values))
+
+
+def _folds(rows: Sequence[_Row]) -> dict[str, int]:
+    """The fold of each card, dealt in turn."""
+    cards = sorted({row.card.name for row in rows})
+    folds = min(_FOLDS, len(cards))
+    if folds < 2:
+        raise UserError("cross-validation over cards needs pairs of at least two cards", place="pairs")
+    return {card: at % folds for at, card in enumerate(cards)}
 
 
 def _fit(rows: Sequence[_Row], with_ratio: bool) -> Weights:
@@ -206,15 +250,14 @@ def _logistic(z: Array, y: Array, prior: Array, precision: Array) -> list[float]
 
 def _out_of_fold(rows: Sequence[_Row], with_ratio: bool) -> list[tuple[float, float]]:
     """(d in role, d faulty) of every pair by weights fitted without its card; cards are dealt to folds in turn."""
-    cards = sorted({row.card for row in rows})
-    folds = min(_FOLDS, len(cards))
-    if folds < 2:
-        raise UserError("cross-validation over cards needs pairs of at least two cards", place="pairs")
-    fold_of = {card: at % folds for at, card in enumerate(cards)}
-    models = [_fit([row for row in rows if fold_of[row.card] != fold], with_ratio) for fold in range(folds)]
+    fold_of = _folds(rows)
+    models = [
+        _fit([row for row in rows if fold_of[row.card.name] != fold], with_ratio)
+        for fold in range(max(fold_of.values()) + 1)
+    ]
     scores = []
     for row in rows:
-        model = models[fold_of[row.card]]
+        model = models[fold_of[row.card.name]]
         ratios = row.ratios if with_ratio else (None, None)
         scores.append((model.dissonance(row.good.values, ratios[0]), model.dissonance(row.bad.values, ratios[1])))
     return scores

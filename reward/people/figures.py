@@ -34,11 +34,11 @@ def agreement(scores: ArrayLike, ratings: Sequence[Rating], aim: Sequence[str], 
     found: dict[str, Any] = {"auc": {}, "spearman": {}, "abstained": round(float(1 - given.mean()), _DIGITS)}
     for dimension in sorted(set(dimensions)):
         rows = np.flatnonzero((dimensions == dimension) & given)
-        own = [ratings[row] for row in rows]
+        own = [ratings[row] for row in rows.tolist()]
         found["spearman"][dimension] = _figure(spearman, labels[rows], values[rows], own, seed)
         if dimension in aim:
             told = rows[(labels[rows] == LOW) | (labels[rows] >= HIGH)]
-            own, good = [ratings[row] for row in told], labels[told] >= HIGH
+            own, good = [ratings[row] for row in told.tolist()], labels[told] >= HIGH
             figure = _figure(auc, good, values[told], own, seed)
             figure["within_generator"] = _rounded(within(good, values[told], [r.generator for r in own]))
             figure["without_length"] = _rounded(auc(good, without_length(values[told], lengths(own))))

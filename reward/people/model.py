@@ -96,7 +96,8 @@ class Columns:
 
 
 def standardised(rows: Floats, scale: Floats) -> Floats:
-    return np.clip((rows - scale[0]) / scale[1], -_CLIP, _CLIP).astype(np.float32)
+    clipped: Floats = np.clip((rows - scale[0]) / scale[1], -_CLIP, _CLIP).astype(np.float32)
+    return clipped
 
 
 class People:
@@ -127,7 +128,7 @@ class People:
             names = list(style_names(language))
             languages[language] = {"reader": model.reader, "style": names, "aspects": list(model.aspects)}
         own = {"format": FORMAT, "columns": [features.VERSION, columns.VERSION], "languages": languages}
-        words = {language: list(model.vocabulary) for language, model in self.models.items()}
+        words: dict[str, Any] = {language: list(model.vocabulary) for language, model in self.models.items()}
         write_model(folder, tensors, {**self.config, **own}, words, version=VERSION)
 
     @classmethod

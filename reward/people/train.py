@@ -251,18 +251,13 @@ def print_report(report: Mapping[str, Any]) -> None:
     console = Console()
     for language, figures in report["languages"].items():
         found = figures["agreement"]
-        dimensions = sorted(found["people"]["auc"])
-        screen = ScreenTable(title=f"{language}: AUC, rated {LOW:g} against {HIGH:g} and more (95 %)", box=None)
-        screen.add_column("score", no_wrap=True)
-        for dimension in dimensions:
-            screen.add_column(dimension, no_wrap=True)
-            screen.add_column("same generator", justify="right")
-            screen.add_column("length out", justify="right")
-        for name, own in found.items():
-            if own["auc"]:
-                cells = [_cells(own["auc"].get(dimension)) for dimension in dimensions]
-                screen.add_row(name, *(part for three in cells for part in three))
-        console.print(screen)
+        for dimension in sorted(found["people"]["auc"]):
+            title = f"{language}, {dimension}: rated {LOW:g} against {HIGH:g} and more"
+            screen = ScreenTable("score", "AUC (95 %)", "same generator", "length out", title=title, box=None)
+            for name, own in found.items():
+                if own["auc"]:
+                    screen.add_row(name, *_cells(own["auc"].get(dimension)))
+            console.print(screen)
         screen = ScreenTable(title=f"{language}: Spearman with people (95 %)", box=None)
         screen.add_column("dimension", no_wrap=True)
         shown = [name for name in _SPEARMAN if name in found]
@@ -281,8 +276,10 @@ _SPEARMAN = ("people", "each dimension's own term", "length", "published")
 def _cells(figure: Mapping[str, Any] | None) -> tuple[str, str, str]:
     if figure is None:
         return "-", "-", "-"
-    rest = [figure[key] for key in ("within_generator", "without_length")]
-    return cell(figure), *("-" if value is None else f"{value:.2f}" for value in rest)
+    within, length_out = (
+        "-" if (v := figure[key]) is None else f"{v:.2f}" for key in ("within_generator", "without_length")
+    )
+    return cell(figure), within, length_out
 
 
 def figures_text(report: Mapping[str, Any]) -> str:
