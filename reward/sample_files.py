@@ -54,8 +54,9 @@ def read_sample_lines(path: str | Path) -> Iterator[SampleLine]:
         if not isinstance(reply, str):
             raise _wrong(reply, "text", path, f"{place}, reply")
         messages = _messages(line["messages"], path, f"{place}, messages")
-        sample = Sample(_card(line["card"], cards, path, place), messages, _encodable(reply))
-        yield SampleLine(place, identifier, sample, line)
+        sample = Sample(_card(line["card"], cards, path, place), messages, encodable(reply))
+        name = encodable(identifier) if isinstance(identifier, str) else identifier
+        yield SampleLine(place, name, sample, line)
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -76,6 +77,8 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     number += 1
                     place = f"row {number}"
                     yield place, {key: _nested(key, value, path, place) for key, value in row.items()}
+    except UnicodeDecodeError as error:
+        raise UserError(f"is not UTF-8 text (byte {error.start})", file=path, place=f"after row {number}") from None
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"is not parquet: {error}", file=path) from None
 
@@ -127,10 +130,10 @@ def _message(value: object, path: Path, place: str) -> Message:
         raise UserError(f"got {value.get('role')!r}, expected one of {expected}", file=path, place=f"{place}.role")
     if not isinstance(content, str):
         raise _wrong(content, "text", path, f"{place}.content")
-    return Message(role, _encodable(content))
+    return Message(role, encodable(content))
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """The text without lone surrogates, which JSON can escape and no UTF-8 file or tokenizer can take."""
     return text.encode("utf-8", "replace").decode("utf-8")
 

@@ -91,18 +91,19 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line numbers (from 1) and the objects on them, streamed; blank lines are skipped."""
     path = Path(path)
     try:
-        stream = path.open(encoding="utf-8-sig")
+        stream = path.open("rb")
     except FileNotFoundError:
         raise UserError("no such file", file=path) from None
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror}", file=path) from None
     with stream:
-        try:
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    yield number, _object(line, path, number)
-        except UnicodeDecodeError as error:
-            raise UserError(f"is not UTF-8 text (byte {error.start})", file=path) from None
+        for number, raw in enumerate(stream, 1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(f"is not UTF-8 text (byte {error.start})", file=path, place=f"line {number}") from None
+            if line.strip():
+                yield number, _object(line, path, number)
 
 
 def sha256_file(path: str | Path) -> str:
