@@ -47,7 +47,7 @@ def inspect_reward(path: str | Path, *, console: Console | None = None) -> None:
         options = ", ".join(f"{key} {value}" for key, value in stated.items() if key not in _BASE and value != {})
         neutral = "the group's mean, else " + f"{config.neutral:g}"
         weight = f"{config.weight:g}" if config.weight else "logged"
-        table.add_row(name, weight, neutral, gate, Text(printable(options)))
+        table.add_row(Text(printable(name)), weight, neutral, gate, Text(printable(options)))
     console.print(table)
     for name, config in configs.items():
         for file in config.files(path.parent):
