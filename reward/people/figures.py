@@ -49,6 +49,8 @@ def agreement(scores: ArrayLike, ratings: Sequence[Rating], aim: Sequence[str], 
 def _figure(
     measure: Callable[..., float], labels: NDArray[Any], values: Floats, own: Sequence[Rating], seed: int
 ) -> dict[str, Any]:
+    if not own:
+        return {"value": None, "ci95": [None, None], "n": 0}
     low, high = bootstrap_interval(
         lambda rows: measure(labels[rows], values[rows]), [r.character for r in own], seed=seed
     )

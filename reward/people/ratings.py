@@ -6,12 +6,13 @@ that was learnt from it ships with the project.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reward.sample_files import read_sample_lines
+from reward.sample_files import encodable, read_sample_lines
 from reward.text import Language
 from rlrp.cards import CharacterCard, parse_card
 from rlrp.dialogue.types import Message, Sample
@@ -74,11 +75,12 @@ def _own(path: Path) -> Iterator[Rating]:
         if not isinstance(given, dict) or not given:
             raise UserError('expected {dimension: number}, such as {"engagement": 4}', file=path, place=place)
         for dimension, score in given.items():
-            if isinstance(score, bool) or not isinstance(score, int | float):
+            number = _number(score)
+            if number is None:
                 raise UserError(f"got {score!r}, expected a number", file=path, place=f"{place}.{dimension}")
             generator = str(line.values.get("generator") or "").lower()
             language = sample.card.language
-            yield Rating(sample, dimension, float(score), language, generator, sample.card.name, str(line.identifier))
+            yield Rating(sample, dimension, number, language, generator, sample.card.name, str(line.identifier))
 
 
 def _characterbench(path: Path, languages: Sequence[Language]) -> Iterator[Rating]:
@@ -90,7 +92,11 @@ def _characterbench(path: Path, languages: Sequence[Language]) -> Iterator[Ratin
         place = f"[{at}]"
         if missing := [key for key in _NEEDED if not isinstance(row, Mapping) or key not in row]:
             raise UserError(f"has no {missing[0]!r}: not a file of CharacterBench", file=path, place=place)
-        generator = str(row["response_messages"].get("model", "")).lower()
+        written, score = row["response_messages"], _number(row["annotation_score"])
+        if score is None:
+            got = row["annotation_score"]
+            raise UserError(f"got {got!r}, expected a number", file=path, place=f"{place}.annotation_score")
+        generator = str(written.get("model", "")).lower() if isinstance(written, Mapping) else ""
         name = flat_text(row["character_name"])
         for language in languages:
             own = row if language == "zh" else row.get("translation_en")
@@ -102,7 +108,6 @@ def _characterbench(path: Path, languages: Sequence[Language]) -> Iterator[Ratin
                 sample = _sample(own)
             except (KeyError, TypeError, AttributeError, UserError) as error:
                 raise UserError(f"cannot be read as a dialogue: {error}", file=path, place=place) from None
-            score = float(row["annotation_score"])
             yield Rating(sample, dimension, score, language, generator, name, item, _number(published))
 
 
@@ -121,13 +126,19 @@ def _sample(row: Mapping[str, Any]) -> Sample:
 
 
 def flat_text(value: Any) -> str:
-    """A text, or a table of texts as lines of ``key：value``."""
+    """A text, or a table of texts as lines of ``key：value``; no lone surrogates."""
     if isinstance(value, Mapping):
         return "\n".join(f"{key}：{flat_text(own)}" for key, own in value.items())
     if isinstance(value, list):
         return "；".join(flat_text(own) for own in value)
-    return str(value)
+    return encodable(str(value))
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """The value as a finite number, None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
