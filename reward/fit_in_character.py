@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from reward.embedding import Encoder, NgramEncoder, ngram_dimension, sentence_encoder
 from reward.features import card_summary, feature_names, visible_text
-from reward.in_character import InCharacterTerm, LanguageModel, columns_of, joint_rows
+from reward.heads.faults import FAULT_OF_KIND, FAULTS, PREFIX
+from reward.heads.linear import Columns, LanguageModel, LinearClassifier, columns_of, joint_rows
+from reward.in_character import InCharacterTerm
 from reward.linear import Fitted, fit_head
 from reward.matching import COSINES, EXCESSES, OVERLAPS, Rarity, match_names, terms
 from reward.negatives import IN_ROLE, MISPLACED, Example
@@ -25,6 +27,10 @@ _ONE_SIDED = frozenset(OVERLAPS + COSINES)
 _JOINT_STRENGTHS = (100.0,)
 _VOICE_STRENGTHS = (0.01, 0.03, 0.1, 0.3)
 _MATCH_STRENGTHS = (0.003, 0.01, 0.03, 0.1)
+_FAULT_STRENGTHS = (0.01, 0.1)
+_FAULT_FOLDS, _FAULT_CHARACTERS = 4, 4
+_OTHER_FAULTS = 0.25
+"""The weight of replies with another fault, as a share of that of the replies in role."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ def fit_in_character(
         _require_enough(own, language)
         encoder = _encoder(encoders[language], own, seed)
         models[language], reports[language] = _fit_language(language, own, encoder)
-    return InCharacterTerm(models), reports
+    return InCharacterTerm(LinearClassifier(models)), reports
 
 
 def _require_enough(examples: Sequence[Example], language: Language) -> None:
@@ -103,8 +109,47 @@ def _fit_language(language: Language, examples: Sequence[Example], encoder: Enco
     joint = fit(rows, np.ones(len(labels), bool), [2], ("voice", "match"), _JOINT_STRENGTHS)
     fitted = {"voice": voice, "match": match, "joint": joint}
     chosen = {name: {"C": found.strength, "log_loss": found.log_loss} for name, found in fitted.items()}
-    model = LanguageModel(language, encoder, rarity, mean, scale, voice.head, match.head, joint.head)
+    scales = np.concatenate([_block_scale([encoder.dimension, len(styles)]), _block_scale([*shared, len(styles)])])
+    faults = _fit_faults(examples, columns, scales)
+    chosen |= {f"{PREFIX}{name}": {"C": own.strength, "log_loss": own.log_loss} for name, own in faults.items()}
+    known = {name: own.head for name, own in faults.items()}
+    model = LanguageModel(language, encoder, rarity, mean, scale, voice.head, match.head, joint.head, known)
     return model, FitReport(len(examples), len(set(slugs)), chosen)
+
+
+def _fit_faults(examples: Sequence[Example], columns: Columns, scales: Floats) -> dict[str, Fitted]:
+    """A head for each fault that enough characters have examples of: the fault against being in role. Other faults
+    stand with the replies in role, at a fraction of their weight, so that a head knows its own fault from theirs."""
+    rows, slugs = columns.all, [example.slug for example in examples]
+    faults = np.array([FAULT_OF_KIND.get(example.kind, "") for example in examples])
+    in_role = np.array([example.label == 1 for example in examples])
+    own_weights = np.array([example.weight for example in examples], np.float32)
+    fitted = {}
+    for name in known_faults(examples):
+        fault = faults == name
+        others = ~in_role & ~fault & (faults != "")
+        share = _OTHER_FAULTS * own_weights[in_role].sum() / max(own_weights[others].sum(), 1e-9)
+        weights = np.where(others, own_weights * share, own_weights).astype(np.float32)
+        # Whatever has no fault of its own (repeated, shuffled) is left out, also of what the calibration sees.
+        kept = in_role | fault | others
+        fitted[name] = fit_head(
+            rows[kept],
+            fault[kept].astype(np.int64),
+            weights[kept],
+            [slug for slug, keep in zip(slugs, kept, strict=True) if keep],
+            column_scale=scales,
+            strengths=_FAULT_STRENGTHS,
+            folds=_FAULT_FOLDS,
+        )
+    return fitted
+
+
+def known_faults(examples: Sequence[Example]) -> tuple[str, ...]:
+    """The faults of which enough characters have examples, in their order."""
+    slugs: dict[str, set[str]] = defaultdict(set)
+    for example in examples:
+        slugs[FAULT_OF_KIND.get(example.kind, "")].add(example.slug)
+    return tuple(name for name in FAULTS if len(slugs[name]) >= _FAULT_CHARACTERS)
 
 
 def _block_scale(widths: Sequence[int]) -> Floats:

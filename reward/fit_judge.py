@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import hstack
 
 from reward.fit_in_character import texts_of_characters
-from reward.in_character import joint_rows
+from reward.heads.linear import joint_rows
 from reward.judge import (
     JudgeModel,
     JudgeTerm,

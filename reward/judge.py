@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward.features import visible_text
-from reward.in_character import joint_rows
+from reward.heads.linear import joint_rows
 from reward.linear import LinearHead, sigmoid
 from reward.matching import EXCESSES, OVERLAPS, Rarity, overlap_rows
 from reward.model_files import CONFIG, read_model, write_model

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from reward.heads.figures import faults_table
 from reward.text import Language
 
 _TEXT = """\
@@ -39,6 +40,13 @@ AUC against each kind of negative:
 
 {kinds_table}
 
+Faults, each with a probability of its own beside the value (`fault.NAME` among the term's parts, named in the reason
+from 70 %), calibrated at even odds of the fault and being in role:
+
+{faults}
+
+A biography in the first person counts as breaking the fourth wall: it speaks of the character from outside.
+
 ## Limits
 
 - Small data of a few authors: the figures say how well the classifiers know *these* faults in replies by *these*
@@ -64,6 +72,7 @@ def model_card(report: Mapping[str, Any], encoders: Mapping[Language, str]) -> s
         encoders=used,
         figures=_figures_table(report),
         kinds_table=_kinds_table(report),
+        faults=faults_table(report["in_character"]["faults"]),
     )
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,22 @@ def write_model(
     vocabulary: Mapping[str, Any],
     *,
     version: int,
+    further: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write a model directory in one go, in place of one that is there."""
+    """Write a model directory in one go, in place of one that is there.
+
+    Args:
+        further: writes more files into the folder; they are checked on reading like the others.
+    """
     from safetensors.numpy import save_file
 
     with atomic_folder(folder) as temporary:
         save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, temporary / TENSORS)
         write_json(temporary / VOCABULARY, vocabulary)
-        checksums = {name: sha256_file(temporary / name) for name in (TENSORS, VOCABULARY)}
+        if further is not None:
+            further(temporary)
+        files = sorted(path for path in temporary.rglob("*") if path.is_file())
+        checksums = {path.relative_to(temporary).as_posix(): sha256_file(path) for path in files}
         write_json(temporary / CONFIG, {**config, "version": version, "sha256": checksums})
 
 
@@ -61,10 +69,11 @@ def read_model(
         got = config.get("version")
         raise UserError(f"got {got!r}, need {version}; train again", file=folder / CONFIG, place="version")
     checksums = config.get("sha256")
-    for name in (TENSORS, VOCABULARY):
+    checksums = checksums if isinstance(checksums, dict) else {}
+    for name in dict.fromkeys((TENSORS, VOCABULARY, *map(str, checksums))):
         if not (folder / name).is_file():
             raise UserError("is missing; train again", file=folder / name)
-        if not isinstance(checksums, dict) or sha256_file(folder / name) != checksums.get(name):
+        if sha256_file(folder / name) != checksums.get(name):
             raise UserError(f"is not the file that {CONFIG} was written with; train again", file=folder / name)
     return _read_tensors(folder / TENSORS), config, read_json(folder / VOCABULARY)
 

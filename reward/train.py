@@ -19,6 +19,7 @@ from rich.console import Console
 from reward.config import VERSION, read_reward_config
 from reward.fit_in_character import FitReport, fit_in_character
 from reward.fit_judge import REWARD_SHARE, fit_judge, split_characters
+from reward.heads.figures import fault_figures
 from reward.model_card import model_card
 from reward.negatives import KIND_WEIGHTS, BaseReply, Character, Example, build_examples, characters_of
 from reward.term_configs import BUILT_IN, DEFAULT_GATES, DEFAULT_WEIGHTS
@@ -101,8 +102,8 @@ def train_reward(
     say(f"judge: {len(judge_examples)} examples of {len(judges)} other characters")
     judge = fit_judge(judge_examples)
     say(f"measuring on {len(held_out or judges)} characters not trained on")
-    report = {
-        "in_character": _figures(in_character.score, held_out or judges, base_replies, seed),
+    report: dict[str, Any] = {
+        "in_character": _figures(in_character.score, held_out or judges, base_replies, seed, faults=True),
         "judge": _figures(judge.score, held_out or own, base_replies, seed),
         "data": {
             "in_character": _describe(examples, own),
@@ -159,10 +160,13 @@ def _parts(characters: Sequence[Character], seed: int, reward_share: float) -> t
     return own, judges
 
 
-def _figures(score: Any, characters: Sequence[Character], base_replies: Sequence[BaseReply], seed: int) -> Any:
+def _figures(
+    score: Any, characters: Sequence[Character], base_replies: Sequence[BaseReply], seed: int, *, faults: bool = False
+) -> dict[str, Any]:
     exam = Exam.of(characters, base_replies, seed=seed)
     figures = measure(values_of(score), exam, probability=True, seed=seed)
-    return {**figures, "length_auc": length_baseline(exam)}
+    figures["length_auc"] = length_baseline(exam)
+    return {**figures, "faults": fault_figures(score, exam.examples)} if faults else figures
 
 
 def _described_fit(fit: FitReport) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 from made_characters import THINGS, base_replies, pool, sample
 
 from reward.embedding import NgramEncoder, ngram_dimension
-from reward.fit_in_character import fit_in_character
+from reward.fit_in_character import fit_in_character, known_faults
 from reward.fit_judge import fit_judge
+from reward.heads.linear import LinearClassifier
 from reward.in_character import InCharacterTerm
 from reward.judge import JudgeTerm
 from reward.linear import LinearHead, fit_head, sigmoid
@@ -72,6 +74,64 @@ def test_reasons_name_the_weaker_answer_and_what_moved_it(in_character):
     assert "not in role (voice" in reason
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_each_fault_has_a_probability_and_a_probable_one_is_named(language, in_character):
+    faulty, in_role = (sample(language, text[language], at=9) for text in (FAULTY, IN_ROLE))
+    scores = in_character.score([faulty, in_role])
+    tones = [score.parts["fault.assistant_tone"] for score in scores]
+    assert 0 <= tones[1] < 0.5 < tones[0] <= 1
+    assert "; assistant tone " in scores[0].reasons[0]
+    assert "assistant tone" not in scores[1].reasons[0]
+
+
+def test_faults_without_examples_are_absent(in_character):
+    # The made characters have no contrasts of these kinds.
+    assert known_faults(EXAMPLES["en"]) == ("assistant_tone", "other_character", "breaks_fourth_wall")
+    parts = in_character.score([sample("en")])[0].parts
+    assert {name for name in parts if name.startswith("fault.")} == {
+        "fault.assistant_tone",
+        "fault.other_character",
+        "fault.breaks_fourth_wall",
+    }
+
+
+def test_faults_leave_the_value_as_it_is(in_character):
+    bare = {key: replace(model, faults={}) for key, model in in_character.head.models.items()}
+    samples = [sample("en", FAULTY["en"]), sample("zh", IN_ROLE["zh"])]
+    before = InCharacterTerm(LinearClassifier(bare)).score(samples)
+    assert [score.value for score in before] == [score.value for score in in_character.score(samples)]
+
+
+def test_a_directory_from_before_heads_and_faults_still_loads(stored: Path, tmp_path: Path):
+    shutil.copytree(stored / "in_character", tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    del config["head"]
+    for entry in config["languages"].values():
+        del entry["faults"]
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    score = InCharacterTerm.load(tmp_path / "m").score([sample("en")])[0]
+    assert score.value is not None
+    assert set(score.parts) == {"voice", "match", "log_odds"}
+
+
+@pytest.mark.parametrize("faults", [["wit"], ["speaks_for_user"], [["a"]], 3])
+def test_faults_that_a_directory_does_not_hold_are_refused(faults, stored: Path, tmp_path: Path):
+    shutil.copytree(stored / "in_character", tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    config["languages"]["en"]["faults"] = faults
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="does not fit its tensors"):
+        InCharacterTerm.load(tmp_path / "m")
+
+
+def test_an_unknown_head_is_refused(stored: Path, tmp_path: Path):
+    shutil.copytree(stored / "in_character", tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps({**config, "head": "forest"}))
+    with pytest.raises(UserError, match="head: got 'forest'"):
+        InCharacterTerm.load(tmp_path / "m")
+
+
 @pytest.mark.parametrize("reply", ["", "  ", "...!?", "🙂🙂", "<think>I could say much</think>"])
 def test_a_reply_without_a_letter_is_worth_nothing(reply: str, in_character):
     assert in_character.score([sample("en", reply)])[0].value == 0.0
@@ -85,7 +145,10 @@ def test_a_script_that_no_model_knows_gets_no_score(reply: str, in_character):
 
 
 def test_a_language_without_a_model_gets_no_score(in_character, judge):
-    for term in (InCharacterTerm({"en": in_character.models["en"]}), JudgeTerm({"en": judge.models["en"]})):
+    for term in (
+        InCharacterTerm(LinearClassifier({"en": in_character.head.models["en"]})),
+        JudgeTerm({"en": judge.models["en"]}),
+    ):
         english, chinese = term.score([sample("en"), sample("zh", "俺不去！")])
         assert english.value is not None
         assert chinese.value is None

@@ -34,6 +34,15 @@ def test_everything_is_written(trained):
     assert f"{report['judge']['auc']:.3f}" in card
 
 
+def test_faults_are_measured_and_absent_ones_are_said(trained):
+    out, report = trained
+    faults = report["in_character"]["faults"]
+    assert set(faults) == {"assistant_tone", "other_character", "breaks_fourth_wall"}
+    assert faults["assistant_tone"]["auc"] == 1.0
+    card = (out / "README.md").read_text()
+    assert "No probability of: contradicts_card, speaks_for_user" in card
+
+
 def test_judge_reward_and_held_out_characters_are_disjoint(trained):
     _, report = trained
     parts = [set(report["data"][name]["characters"]) for name in ("in_character", "judge")]
