@@ -67,7 +67,10 @@ class Table:
         samples = [rating.sample for rating in ratings]
         style, style_scale = _scaled(StyleColumns().rows(samples, language))
         vectorizer = wording(min_df=2)
-        words = vectorizer.fit_transform([visible(sample.reply) for sample in samples])
+        try:
+            words = vectorizer.fit_transform([visible(sample.reply) for sample in samples])
+        except ValueError as error:
+            raise UserError(f"{language}: the replies share no wording ({error})", place="data") from None
         reading, reading_scale = np.zeros((len(samples), 0), np.float32), np.zeros((2, 0), np.float32)
         if reader:
             model = shared_reader(reader, accept_terms)
@@ -120,7 +123,8 @@ class Table:
 
 def aspects_of(dimensions: Sequence[str], aim: Sequence[str]) -> dict[str, tuple[tuple[str, ...], float]]:
     """The aspects to fit: by name the dimensions that count in full, and the weight of the others."""
-    return {OVERALL: (tuple(aim), OTHERS), **{dimension: ((dimension,), 0.0) for dimension in dimensions}}
+    own = {dimension: ((dimension,), 0.0) for dimension in dimensions if dimension != OVERALL}
+    return {OVERALL: (tuple(aim), OTHERS), **own}
 
 
 def fit_aspect(
@@ -130,8 +134,14 @@ def fit_aspect(
 
     Args:
         blocks: which blocks of columns to use; None takes all that the table has.
+
+    Raises:
+        UserError: the same rating everywhere, or of too few characters for leaving some out.
     """
     weights, targets = table.weights(aim, others), table.targets()
+    named = f"{table.language}: {', '.join(aim)}"
+    if not all((weights[seen] > 0).any() for seen, _ in folds):
+        raise UserError(f"{named}: ratings of too few characters; cross-validation needs two and more", place="data")
     used = [name for name in (blocks or MIX) if getattr(table.columns, name).shape[1]]
     width = {name: getattr(table.columns, name).shape[1] for name in MIX}
     left_out, constant = np.zeros(len(targets), np.float32), 0.0
@@ -147,7 +157,10 @@ def fit_aspect(
         constant += float((model.intercept_ - mean) * share)
         left_out += (found - mean) * share
     aimed = np.isin(table.dimensions, list(aim))
-    slope, offset = _platt(left_out[aimed], targets[aimed] > 0)
+    good = targets[aimed] > 0
+    if good.all() or not good.any():
+        raise UserError(f"{named}: all replies have the same rating; there is nothing to learn", place="data")
+    slope, offset = _platt(left_out[aimed], good)
     aspect = Aspect(coefs["style"], coefs["wording"], coefs["reading"], constant, slope, offset)
     return Fitted(aspect, left_out)
 
@@ -174,8 +187,6 @@ def _moments(values: Floats, weights: Floats) -> tuple[float, float]:
 
 
 def _platt(scores: Floats, good: NDArray[np.bool_]) -> tuple[float, float]:
-    if good.all() or not good.any():
-        raise UserError("all replies have the same rating; there is nothing to learn", place="data")
     model = regression(1e3).fit(scores[:, None], good.astype(int))
     return max(float(model.coef_[0, 0]), 1e-3), float(model.intercept_[0])
 

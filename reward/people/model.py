@@ -232,7 +232,7 @@ def _worst_wording(
     terms = model.vectorizer.get_feature_names_out()
     found: list[str] = []
     spans: list[tuple[int, int]] = []
-    low = reply.lower()
+    low = _lower(reply)
     for at in np.argsort(costs)[: 4 * _SHOWN]:
         term = str(terms[own.indices[at]])
         place = low.find(term)
@@ -244,6 +244,11 @@ def _worst_wording(
         if len(found) == _SHOWN:
             break
     return found, tuple(sorted(spans))
+
+
+def _lower(text: str) -> str:
+    """Lower case, as long as before: ``"İ".lower()`` is two characters, and every place behind it would move."""
+    return "".join(low if len(low := character.lower()) == 1 else character for character in text)
 
 
 def _restore(

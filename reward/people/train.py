@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from rich.console import Console
 from rich.table import Table as ScreenTable
+from rich.text import Text
 
 from reward.config import VERSION, read_reward_config
 from reward.dissonance.score import DissonanceTerm
@@ -29,6 +31,7 @@ from reward.people.figures import (
 from reward.people.fit import MIX, Fitted, Table, aspects_of, by_language, fit_aspect
 from reward.people.model import OVERALL, People, PeopleModel
 from reward.people.ratings import Rating, read_ratings
+from reward.term_configs import config_class
 from reward.text import Language
 from rlrp.errors import UserError
 from rlrp.files import read_text, write_json, write_text
@@ -42,7 +45,7 @@ _ABSENT = "give the folder of CharacterBench, or a .jsonl file of your own ratin
 class RatingsConfig(BaseModel):
     """One reward learnt from ratings. Unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     kind: Literal["ratings"]
     name: str = Field("reward", pattern=r"^[\w.-]+$")
@@ -52,7 +55,7 @@ class RatingsConfig(BaseModel):
     data: str | None = None
     """A folder of CharacterBench, or JSON lines of ``rlrp reward score`` with ``ratings`` (and ``generator``)."""
     languages: list[Language] = ["zh", "en"]
-    aim: list[str] = ["engagement", "human_likeness"]
+    aim: Annotated[list[str], Field(min_length=1)] = ["engagement", "human_likeness"]
     """The dimensions that the reward itself is about; each of the others becomes a logged term."""
     readers: dict[Language, str | None] = Field(default_factory=dict)
     """By language, a language model whose hidden states are used too; null without."""
@@ -60,6 +63,16 @@ class RatingsConfig(BaseModel):
     """Accept the terms of a packaged model that has some."""
     weights: dict[str, float] = Field(default_factory=dict)
     """Weights of terms in the reward, in place of people 1, dissonance 0.1 and blacklist 0.1."""
+
+    @field_validator("weights")
+    @classmethod
+    def _of_terms_without_a_model(cls, weights: dict[str, float]) -> dict[str, float]:
+        for name in weights:
+            own = config_class(name)
+            if name != "people" and (own is None or "model" in own.model_fields):
+                problem = "only people and built-in terms that need no model have a weight here"
+                raise PydanticCustomError("weights", problem)
+        return weights
 
     @property
     def run(self) -> Path:
@@ -89,7 +102,10 @@ def read_ratings_config(path: str | Path, overrides: Sequence[str] = ()) -> Rati
         target = raw.setdefault(parents[0], {}) if parents else raw
         if not isinstance(target, dict):
             raise UserError(f"{parents[0]!r} is not a section", place=f"--set {key}")
-        target[last] = value if key == "data" else yaml.safe_load(value)
+        try:
+            target[last] = value if key == "data" else yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"got {value!r}, which is not YAML", place=f"--set {key}") from None
     try:
         return RatingsConfig.model_validate(raw)
     except ValidationError as error:
@@ -252,7 +268,7 @@ def print_report(report: Mapping[str, Any]) -> None:
     for language, figures in report["languages"].items():
         found = figures["agreement"]
         for dimension in sorted(found["people"]["auc"]):
-            title = f"{language}, {dimension}: rated {LOW:g} against {HIGH:g} and more"
+            title = Text(f"{language}, {dimension}: rated {LOW:g} against {HIGH:g} and more", style="table.title")
             screen = ScreenTable("score", "AUC (95 %)", "same generator", "length out", title=title, box=None)
             for name, own in found.items():
                 if own["auc"]:
@@ -264,7 +280,7 @@ def print_report(report: Mapping[str, Any]) -> None:
         for name in shown:
             screen.add_column(name, no_wrap=True)
         for dimension in sorted(found["people"]["spearman"]):
-            screen.add_row(dimension, *(cell(found[name]["spearman"].get(dimension)) for name in shown))
+            screen.add_row(Text(dimension), *(cell(found[name]["spearman"].get(dimension)) for name in shown))
         console.print(screen)
         own = figures["calibration"]
         console.print(f"{language}: calibration error {own['ece']:.3f} (n {own['n']})\n", highlight=False)
