@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -71,17 +71,21 @@ class Table:
             words = vectorizer.fit_transform([visible(sample.reply) for sample in samples])
         except ValueError as error:
             raise UserError(f"{language}: the replies share no wording ({error})", place="data") from None
-        reading, reading_scale = np.zeros((len(samples), 0), np.float32), np.zeros((2, 0), np.float32)
-        if reader:
-            model = shared_reader(reader, accept_terms)
-            with progress(f"{language}: replies read by {reader}", len(samples)) as advance:
-                rows = []
-                for start in range(0, len(samples), _BATCH):
-                    rows.append(model.read(samples[start : start + _BATCH]))
-                    advance(len(rows[-1]))
-            reading, reading_scale = _scaled(np.concatenate(rows))
-        columns = Columns(style, words.tocsr(), reading)
-        return cls(language, ratings, columns, style_scale, reading_scale, vectorizer, reader)
+        none, no_scale = np.zeros((len(samples), 0), np.float32), np.zeros((2, 0), np.float32)
+        columns = Columns(style, words.tocsr(), none)
+        table = cls(language, ratings, columns, style_scale, no_scale, vectorizer, "")
+        return table.read_by(reader, accept_terms=accept_terms) if reader else table
+
+    def read_by(self, reader: str, *, accept_terms: bool = False) -> Table:
+        """The same ratings with what a language model reads in the replies."""
+        samples = [rating.sample for rating in self.ratings]
+        model, rows = shared_reader(reader, accept_terms), []
+        with progress(f"{self.language}: replies read by {reader}", len(samples)) as advance:
+            for start in range(0, len(samples), _BATCH):
+                rows.append(model.read(samples[start : start + _BATCH]))
+                advance(len(rows[-1]))
+        reading, scale = _scaled(np.concatenate(rows))
+        return replace(self, columns=replace(self.columns, reading=reading), reading_scale=scale, reader=reader)
 
     @property
     def dimensions(self) -> NDArray[np.object_]:

@@ -17,7 +17,6 @@ from rich.table import Table as ScreenTable
 from rich.text import Text
 
 from reward.config import VERSION, read_reward_config
-from reward.dissonance.score import DissonanceTerm
 from reward.people import plots
 from reward.people.figures import (
     HIGH,
@@ -33,6 +32,7 @@ from reward.people.model import OVERALL, People, PeopleModel
 from reward.people.ratings import Rating, read_ratings
 from reward.term_configs import config_class
 from reward.text import Language
+from rlrp.dialogue.types import Sample
 from rlrp.errors import UserError
 from rlrp.files import read_text, write_json, write_text
 
@@ -63,6 +63,8 @@ class RatingsConfig(BaseModel):
     """Accept the terms of a packaged model that has some."""
     weights: dict[str, float] = Field(default_factory=dict)
     """Weights of terms in the reward, in place of people 1, dissonance 0.1 and blacklist 0.1."""
+    curve: list[str] = []
+    """Readers that ``rlrp reward validate`` compares in every language, the smallest first."""
 
     @field_validator("weights")
     @classmethod
@@ -193,18 +195,35 @@ def _scores(
 ) -> dict[str, Floats]:
     """Every score that is compared: the term, its blocks alone, and what it must beat."""
     aim, others = aspects_of((), config.aim)[OVERALL]
-    scores: dict[str, Any] = {"people": fitted[OVERALL].left_out}
+    overall = fitted[OVERALL]
+    probability = 1 / (1 + np.exp(-(overall.left_out * overall.aspect.slope + overall.aspect.offset)))
+    samples = [rating.sample for rating in table.ratings]
+    rules = {name: _values(name, samples) for name in {**DEFAULT_WEIGHTS, **config.weights} if name != "people"}
+    scores: dict[str, Any] = {"people": overall.left_out, "total": _total(config, probability, rules)}
     for block in MIX:
         if getattr(table.columns, block).shape[1]:
             scores[f"{block} alone"] = fit_aspect(table, aim, others, folds, blocks=[block]).left_out
-    samples = [rating.sample for rating in table.ratings]
-    values = [score.value for score in DissonanceTerm().score(samples)]
-    scores["dissonance"] = np.array([np.nan if value is None else value for value in values])
+    scores |= {name: values for name, values in rules.items() if name == "dissonance"}
     scores["length"] = shortness(table.ratings)
     judge = published(table.ratings)
     if np.isfinite(judge).any():
         scores["published"] = judge
     return scores
+
+
+def _values(name: str, samples: Sequence[Sample]) -> Floats:
+    """What a term without a model gives, nan where it abstains."""
+    config = config_class(name)
+    if config is None or name == "people":
+        raise UserError(f"{name!r} is no term that needs no model", place=f"weights.{name}")
+    term = config.model_validate({"weight": 0.0}).build(name, Path())
+    return np.array([np.nan if score.value is None else score.value for score in term.score(samples)])
+
+
+def _total(config: RatingsConfig, people: Floats, rules: Mapping[str, Floats]) -> Floats:
+    """The composite as ``reward.yaml`` will have it, with the people term's left-out predictions."""
+    weights = {**DEFAULT_WEIGHTS, **config.weights}
+    return weights["people"] * people + sum(weights[name] * np.nan_to_num(own) for name, own in rules.items())
 
 
 def _collect(
