@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from statistics import median
 
 from reward.blacklist import card_text
+from reward.card_replies import card_replies
+from reward.overlap import Gram, gram_set, grams, share
+from reward.per_card import PerCard
 from reward.spans import visible
 from reward.speaks_for_user import SpeaksForUserTerm
-from reward.text import language_of, unit_list, units
+from reward.text import Language, language_of, unit_list, units
+from rlrp.cards import CharacterCard
 from rlrp.dialogue import Sample
 from rlrp.errors import UserError
 from rlrp.protocols import TermScore
 
 __all__ = ["LengthTerm", "RepetitionTerm", "SpeaksForUserTerm"]
+
+_FEWEST_REPLIES = 3
+_NARROWEST, _WIDEST = 2.25, 4.0
+"""A band's factor either side of the median: people vary by more than half, and a band of 16 times bounds nothing."""
 
 
 class LengthTerm:
@@ -22,6 +32,11 @@ class LengthTerm:
     Length is in units (a Han character, or a word) of what the reader sees. Below the band the value is
     ``(n - low) / low``, so an empty reply gets -1; above it ``(high - n) / (softness * high)``. A reply that sampling
     had to break off costs ``unfinished`` more (compare the overlong penalty of DAPO, arXiv 2503.14476, section 3.4).
+
+    With ``per_card`` the band of a card comes from its own replies (greetings and example lines), if it has at least
+    three in the language of the reply: from their median length divided to their median length multiplied by a factor.
+    The factor is between 2.25 and 4, wider for a card whose replies differ more (median absolute deviation of the
+    logarithms), so that one long greeting among short lines moves the band little.
     """
 
     name = "length"
@@ -33,6 +48,7 @@ class LengthTerm:
         en: tuple[int, int] = (6, 160),
         softness: float = 1.0,
         unfinished: float = 0.5,
+        per_card: bool = False,
     ):
         """Set the bands.
 
@@ -41,21 +57,25 @@ class LengthTerm:
             en: the same for English.
             softness: how far above the band, as a share of its upper end, the value reaches -1.
             unfinished: what being broken off costs, in [0, 1].
+            per_card: take a card's band from its own replies where it has three; else, and without it, the language's.
         """
         self._bands = {"zh": _band(zh, "zh"), "en": _band(en, "en")}
         if softness <= 0:
             raise UserError(f"got {softness}, expected a number above 0", place="softness")
         if not 0 <= unfinished <= 1:
             raise UserError(f"got {unfinished}, expected a number from 0 to 1", place="unfinished")
-        self._softness, self._unfinished = softness, unfinished
+        self._softness, self._unfinished, self._per_card = softness, unfinished, per_card
+        self._own = PerCard(_own_bands)
 
     def score(self, samples: Sequence[Sample]) -> list[TermScore]:
-        """Score samples in order; part ``units`` is the length."""
+        """Score samples in order; part ``units`` is the length, with ``per_card`` also the band's ``low``, ``high``."""
         return [self._score(sample) for sample in samples]
 
     def _score(self, sample: Sample) -> TermScore:
         text = visible(sample.reply)
-        low, high = self._bands[language_of(text, sample.card.language)]
+        language = language_of(text, sample.card.language)
+        own = self._own(sample.card).get(language) if self._per_card else None
+        low, high = own or self._bands[language]
         count = units(text)
         value = 0.0
         reasons: tuple[str, ...] = ()
@@ -68,7 +88,28 @@ class LengthTerm:
         if not sample.finished and self._unfinished:
             value = max(-1.0, value - self._unfinished)
             reasons += ("length: broken off at the longest length allowed",)
-        return TermScore(value, reasons, {"units": float(count)})
+        parts = {"units": float(count)}
+        if self._per_card:
+            parts |= {"low": float(low), "high": float(high)}
+        return TermScore(value, reasons, parts)
+
+
+def _own_bands(card: CharacterCard) -> dict[Language, tuple[int, int]]:
+    """The band of a card's own replies by language, of those languages in which it has at least three."""
+    logs: dict[Language, list[float]] = {}
+    for reply in card_replies(card):
+        text = visible(reply)
+        if count := units(text):
+            logs.setdefault(language_of(text, card.language), []).append(math.log(count))
+    bands: dict[Language, tuple[int, int]] = {}
+    for language, lengths in logs.items():
+        if len(lengths) < _FEWEST_REPLIES:
+            continue
+        middle = median(lengths)
+        spread = 1.4826 * median(abs(length - middle) for length in lengths)  # a normal's standard deviation
+        factor = min(_WIDEST, max(_NARROWEST, math.exp(2 * spread)))
+        bands[language] = (round(math.exp(middle) / factor), round(math.exp(middle) * factor))
+    return bands
 
 
 def _band(band: Sequence[int], place: str) -> tuple[int, int]:
@@ -103,9 +144,9 @@ class RepetitionTerm:
         self._free = {"within": 0.1, "earlier": 0.2, "card": 0.3, **(free or {})}
         self._within = {"en": 3, "zh": 4, **(within_order or {})}
         self._across = {"en": 4, "zh": 6, **(across_order or {})}
-        for key, share in self._free.items():
-            if key not in ("within", "earlier", "card") or not 0 <= share < 1:
-                raise UserError(f"got {share}; within, earlier and card take a share in [0, 1)", place=f"free.{key}")
+        for key, part in self._free.items():
+            if key not in ("within", "earlier", "card") or not 0 <= part < 1:
+                raise UserError(f"got {part}; within, earlier and card take a share in [0, 1)", place=f"free.{key}")
         for key, order in [*self._within.items(), *self._across.items()]:
             if key not in ("en", "zh") or order < 1:
                 raise UserError(
@@ -120,17 +161,17 @@ class RepetitionTerm:
         text = visible(sample.reply)
         language = language_of(text, sample.card.language)
         tokens = unit_list(text)
-        within, repeated = _within(_grams(tokens, self._within[language]))
+        within, repeated = _within(grams(tokens, self._within[language]))
         order = self._across[language]
-        grams = _grams(tokens, order)
-        heard = _gram_set([m.content for m in sample.messages if m.role == "user"][-1:], order)
-        earlier = _gram_set([visible(m.content) for m in sample.messages if m.role == "assistant"], order)
+        own = grams(tokens, order)
+        heard = gram_set([m.content for m in sample.messages if m.role == "user"][-1:], order)
+        earlier = gram_set([visible(m.content) for m in sample.messages if m.role == "assistant"], order)
         shares = {
             "within": within,
-            "earlier": _share(grams, earlier - heard),
-            "card": _share(grams, _gram_set([card_text(sample.card)], order) - heard - earlier),
+            "earlier": share(own, earlier - heard),
+            "card": share(own, gram_set([card_text(sample.card)], order) - heard - earlier),
         }
-        excess = {key: max(0.0, share - self._free[key]) / (1 - self._free[key]) for key, share in shares.items()}
+        excess = {key: max(0.0, part - self._free[key]) / (1 - self._free[key]) for key, part in shares.items()}
         reasons = tuple(_LABELS[key].format(shares[key], repeated) for key, over in excess.items() if over > 0)
         total = min(1.0, sum(excess.values()))
         return TermScore(-total if total else 0.0, reasons, shares)
@@ -143,23 +184,11 @@ _LABELS = {
 }
 
 
-def _grams(tokens: Sequence[str], order: int) -> list[tuple[str, ...]]:
-    return [tuple(tokens[at : at + order]) for at in range(len(tokens) - order + 1)]
-
-
-def _gram_set(texts: Sequence[str], order: int) -> set[tuple[str, ...]]:
-    return {gram for text in texts for gram in _grams(unit_list(text), order)}
-
-
-def _within(grams: Sequence[tuple[str, ...]]) -> tuple[float, str]:
+def _within(own: Sequence[Gram]) -> tuple[float, str]:
     """The share of n-grams that came before in the same reply, and the one that came most often."""
-    if not grams:
+    if not own:
         return 0.0, ""
-    counts = Counter(grams)
+    counts = Counter(own)
     top, _ = counts.most_common(1)[0]
     spaced = " " if any(token.isascii() for token in top) else ""
-    return 1 - len(counts) / len(grams), spaced.join(top)
-
-
-def _share(grams: Sequence[tuple[str, ...]], known: set[tuple[str, ...]]) -> float:
-    return sum(gram in known for gram in grams) / len(grams) if grams else 0.0
+    return 1 - len(counts) / len(own), spaced.join(top)

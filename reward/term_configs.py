@@ -142,18 +142,20 @@ class PeopleConfig(TermConfig):
 
 
 class LengthConfig(TermConfig):
-    """The bands in words (Chinese: characters), and how soon a longer reply costs everything."""
+    """The bands in words (Chinese: characters), and how soon a longer reply costs everything; ``per_card``: the band
+    of a card with at least three replies of its own (greetings, example lines) comes from these."""
 
     en: Band | None = None
     zh: Band | None = None
     softness: Annotated[float, Field(gt=0)] = 1.0
     unfinished: Annotated[float, Field(ge=0, le=1)] = 0.5
+    per_card: bool = False
 
     def build(self, name: str, folder: Path) -> RewardTerm:
         from reward.guards import LengthTerm
 
         bands = {key: band for key, band in (("en", self.en), ("zh", self.zh)) if band is not None}
-        return LengthTerm(**bands, softness=self.softness, unfinished=self.unfinished)
+        return LengthTerm(**bands, softness=self.softness, unfinished=self.unfinished, per_card=self.per_card)
 
 
 class RepetitionConfig(TermConfig):
@@ -174,6 +176,37 @@ class SpeaksForUserConfig(TermConfig):
         from reward.guards import SpeaksForUserTerm
 
         return SpeaksForUserTerm()
+
+
+class SceneConfig(TermConfig):
+    """``enough``: how many of act, question, detail and novelty (each up to 1) a reply must have."""
+
+    enough: Annotated[float, Field(gt=0, le=4)] = 1.5
+
+    def build(self, name: str, folder: Path) -> RewardTerm:
+        from reward.scene import SceneTerm
+
+        return SceneTerm(enough=self.enough)
+
+
+class OverCooperationConfig(TermConfig):
+    """No options of its own."""
+
+    def build(self, name: str, folder: Path) -> RewardTerm:
+        from reward.over_cooperation import OverCooperationTerm
+
+        return OverCooperationTerm()
+
+
+class CopiesCardConfig(TermConfig):
+    """``free``: the share of the reply that may lie in runs copied from the card."""
+
+    free: Share = 0.2
+
+    def build(self, name: str, folder: Path) -> RewardTerm:
+        from reward.copies_card import CopiesCardTerm
+
+        return CopiesCardTerm(free=self.free)
 
 
 class OwnTermConfig(TermConfig):
@@ -199,7 +232,11 @@ BUILT_IN: dict[str, type[TermConfig]] = {
     "speaks_for_user": SpeaksForUserConfig,
     "judge": JudgeConfig,
     "people": PeopleConfig,
+    "scene": SceneConfig,
+    "over_cooperation": OverCooperationConfig,
+    "copies_card": CopiesCardConfig,
 }
+"""A reward has the terms that its file names; :data:`DEFAULT_WEIGHTS` are those that a trained one gets by itself."""
 
 
 def config_class(name: str) -> type[TermConfig] | None:

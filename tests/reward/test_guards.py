@@ -42,6 +42,36 @@ def test_a_reply_that_was_broken_off_costs() -> None:
     assert term.score([replace(cut, reply="")])[0].value == -1.0
 
 
+def test_a_band_from_the_cards_own_replies() -> None:
+    term = LengthTerm(en=(1, 1000), per_card=True)
+    lines = "\n".join(f"{{{{char}}}}: {'word ' * n}" for n in (8, 9, 10))
+    terse = CharacterCard(name="Ann", greeting="word " * 9, examples=f"<START>\n{{{{user}}}}: Hi.\n{lines}")
+    score = term.score([sample("word " * 20, card=terse)])[0]
+    # Median 9, nearly no spread: the narrowest band, 9 / 2.25 to 9 * 2.25.
+    assert score.parts == {"units": 20.0, "low": 4.0, "high": 20.0} and score.value == 0.0
+    assert term.score([sample("word " * 40, card=terse)])[0].value == pytest.approx(-1.0)
+    assert term.score([sample("word " * 2, card=terse)])[0].value == pytest.approx(-0.5)
+    assert LengthTerm(en=(1, 1000)).score([sample("word " * 40, card=terse)])[0].value == 0.0
+
+
+def test_an_outlier_among_the_cards_replies_moves_its_band_little() -> None:
+    term = LengthTerm(per_card=True)
+    told = CharacterCard(name="Ann", greeting="word " * 400, alternate_greetings=("word " * 10, "oh " * 12))
+    # Of 10, 12 and 400 the median is 12, the median deviation ln(12 / 10): the narrowest factor still.
+    assert term.score([sample("word " * 12, card=told)])[0].parts == {"units": 12.0, "low": 5.0, "high": 27.0}
+    wild = replace(told, alternate_greetings=("word", "oh " * 20))
+    assert term.score([sample("word " * 20, card=wild)])[0].parts == {"units": 20.0, "low": 5.0, "high": 80.0}
+
+
+def test_too_few_replies_or_another_language_leave_the_languages_band() -> None:
+    term = LengthTerm(en=(3, 30), zh=(2, 20), per_card=True)
+    two = CharacterCard(name="Ann", greeting="word " * 90, alternate_greetings=("oh " * 90, "oh " * 90))
+    assert term.score([sample("word " * 9, card=two)])[0].parts["high"] == 30.0
+    three = replace(two, alternate_greetings=("oh " * 90, "so " * 90))
+    assert term.score([sample("word " * 9, card=three)])[0].parts["high"] == 202.0
+    assert term.score([sample("好好好好好", card=three)])[0].parts["high"] == 20.0
+
+
 @pytest.mark.parametrize("options", [{"zh": (5, 2)}, {"en": (0, 0)}, {"softness": 0}, {"unfinished": 2}])
 def test_length_rejects_bad_options(options: dict[str, object]) -> None:
     with pytest.raises(UserError):
