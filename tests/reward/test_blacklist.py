@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import time
 from collections import Counter
 from pathlib import Path
+from random import Random
 
 import pytest
 from human_lines import SHARED, SOURCES
@@ -15,7 +18,7 @@ from hypothesis import strategies as st
 from reward.aho import Automaton
 from reward.blacklist import LISTS, BlacklistTerm
 from reward.blacklist_entries import CATEGORIES, Entry, read_list
-from reward.folding import fold
+from reward.folding import CHARACTERS, fold, read_characters
 from rlrp.cards import CharacterCard
 from rlrp.dialogue import Message, Sample
 from rlrp.errors import UserError
@@ -131,6 +134,11 @@ GOOD = {
         (json.dumps({**GOOD, "kind": "regex", "pattern": "a*"}), "matches the empty text"),
         (json.dumps({**GOOD, "pattern": "\u200b"}), "nothing is left"),
         (json.dumps(GOOD), "comes twice"),
+        (json.dumps({**GOOD, "human_rate": -1}), "human_rate: got -1"),
+        (json.dumps({**GOOD, "human_rate": "often"}), "human_rate: got 'often'"),
+        (json.dumps({"category": "slop"}), "key 'human_rate' is missing"),
+        (json.dumps({"category": "rude", "human_rate": 1}), "category: got 'rude'"),
+        (json.dumps({"category": "slop", "human_rate": True}), "human_rate: got True"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str, what: str) -> None:
@@ -149,6 +157,74 @@ def test_own_lists_and_languages(tmp_path: Path) -> None:
     assert BlacklistTerm([file], languages=("zh",)).score([sample])[0].value == 0.0
     with pytest.raises(UserError, match="unknown language 'fr'"):
         BlacklistTerm(languages=("fr",))  # type: ignore[arg-type]
+
+
+def list_of(folder: Path, *rows: dict[str, object]) -> BlacklistTerm:
+    file = folder / "mine.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return BlacklistTerm([file])
+
+
+def in_turn(term: BlacklistTerm, reply: str, *earlier: str) -> TermScore:
+    turns = [m for text in earlier for m in (Message("user", "Go on."), Message("assistant", text))]
+    return term.score([Sample(PIRATE, (*turns, Message("user", "Go on.")), reply)])[0]
+
+
+def test_a_catastrophic_regex_is_skipped_counted_and_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    slow = {**GOOD, "id": "x-2", "kind": "regex", "pattern": "(?:a|aa)+$"}
+    term = list_of(tmp_path, GOOD, slow)
+    reply = "a rope " + "a" * 60 + "!"
+    started = time.perf_counter()
+    with caplog.at_level(logging.WARNING):
+        found = term.score([Sample(PIRATE, (), reply)] * 3)
+    assert time.perf_counter() - started < 3
+    assert [score.parts for score in found] == [{"hits": 1.0, "weight": 0.5, "timeouts": 1.0}] * 3
+    assert term.timeouts == {"x-2": 3}
+    assert len(caplog.records) == 2  # of the first and the second reply; the next would be of the fourth
+    assert "mine.jsonl: line 2: regex 'x-2' took longer" in caplog.text
+    assert term.score([Sample(PIRATE, (), "ropes")])[0].value == 0.0
+
+
+def test_what_people_say_too_is_charged_above_their_rate(tmp_path: Path) -> None:
+    term = list_of(tmp_path, {**GOOD, "human_rate": 100})
+    # One reply: a tenth of an occurrence is free.
+    assert in_turn(term, "A rope.").parts == pytest.approx({"hits": 1, "weight": 0.5 * 0.9})
+    assert in_turn(term, "A rope, a rope.").parts == pytest.approx({"hits": 2, "weight": 0.5 * 1.9})
+    # Ten replies: one occurrence is free, wherever it is.
+    assert in_turn(term, "A rope.", *["Aye."] * 9) == TermScore(0.0, (), {"hits": 1.0, "weight": 0.0})
+    assert in_turn(term, "A rope.", "A rope.", *["Aye."] * 8).parts["weight"] == pytest.approx(0.5)
+    # Five replies, half an occurrence: the first use cost half, so the second costs all of it.
+    assert in_turn(term, "A rope.", *["Aye."] * 4).parts["weight"] == pytest.approx(0.25)
+
+
+def test_a_categorys_rate_is_of_its_entries_together(tmp_path: Path) -> None:
+    rows = [{**GOOD, "id": f"x-{at}", "pattern": word} for at, word in enumerate(("rope", "sail", "mast"))]
+    rows[2]["human_rate"] = 0
+    term = list_of(tmp_path, {"category": "slop", "human_rate": 500, "reason": "sailors do say so"}, *rows)
+    # rope and sail share half an occurrence; mast has a rate of its own and is never free.
+    assert in_turn(term, "A rope, a sail.").parts["weight"] == pytest.approx(2 * 0.5 * (1.5 / 2))
+    assert in_turn(term, "A mast.").parts["weight"] == 0.5
+    assert in_turn(term, "A sail.", "Aye.").value == 0.0
+
+
+def test_no_shipped_entry_has_a_rate() -> None:
+    assert all(entry.human_rate is None for entry in TERM.entries)
+
+
+@given(st.sampled_from([e for e in TERM.entries if e.regex is None]), st.randoms(use_true_random=False))
+def test_every_literal_is_found_however_it_is_spelt(entry: Entry, rng: Random) -> None:
+    """Full-width letters, any case, zero-width characters and traditional characters in between."""
+    traditional = {simple: old for old, simple in read_characters(CHARACTERS).items() if simple > "\u3400"}
+    spelt = ""
+    for char in entry.folded:
+        forms = [char, char.upper() if len(char.upper()) == 1 else char, traditional.get(char, char)]
+        if "!" <= char <= "~" and char != "*":
+            forms.append(chr(ord(char) + 0xFEE0))
+        spelt += rng.choice(forms) + rng.choice(["", "", "\u200b", "\u200d", "\ufeff", "\u2060", "\u00ad"])
+    found = TERM.hits(Sample(PIRATE, (), f"{spelt}"))
+    own = fold(spelt).text.strip()
+    assert own == entry.folded
+    assert any(fold(spelt[hit.start : hit.end]).text.strip() in own for hit in found) or entry.scope == "action"
 
 
 @given(st.lists(st.text("ab我", min_size=1, max_size=4), max_size=8), st.text("ab我", max_size=30))
@@ -176,7 +252,7 @@ def test_folding_maps_every_character_back(text: str) -> None:
 @given(data=st.data())
 def test_an_anchor_is_in_every_match(entry: Entry, data: st.DataObject) -> None:
     """Where no anchor occurs the regex is never tried, so an anchor that a match can lack would hide it."""
-    match = data.draw(st.from_regex(entry.regex, fullmatch=True))
+    match = data.draw(st.from_regex(re.compile(entry.pattern), fullmatch=True))
     assert entry.anchor and any(anchor in match for anchor in entry.anchor)
 
 
