@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import fmean, pstdev
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
+from reward.totals import Gate, TermSettings, Totals
 from rlrp.dialogue.types import Sample
 from rlrp.protocols import Judgement, RewardTerm, TermScore
 
-_SPREAD_FLOOR = 1e-6
-"""A group whose values differ less than this carries no signal; dividing by the spread would amplify noise."""
+__all__ = ["CompositeReward", "Gate", "RewardTermError", "TermSettings"]
 
 
 class RewardTermError(Exception):
@@ -32,29 +31,6 @@ class RewardTermError(Exception):
         return type(self), (self.term, self.problem)
 
 
-@dataclass(frozen=True)
-class Gate:
-    """A veto: where the term's own value is below ``below``, the total is at most ``cap``."""
-
-    below: float
-    cap: float
-
-
-@dataclass(frozen=True)
-class TermSettings:
-    """How one term enters the total.
-
-    Args:
-        neutral: the value that stands in where a whole group abstains.
-        normalise: ``group`` takes the deviation from the group's mean, in the group's standard deviations.
-        gate: a veto on the term's own value, before normalising; abstentions pass it.
-    """
-
-    neutral: float = 0.0
-    normalise: Literal["none", "group"] = "none"
-    gate: Gate | None = None
-
-
 class CompositeReward:
     """Judges groups of replies by several terms. A term of weight 0 is logged and changes no total."""
 
@@ -72,46 +48,56 @@ class CompositeReward:
         if wrong := [term.name for term, weight, _ in terms if not math.isfinite(weight)]:
             raise ValueError(f"the weight of {wrong[0]!r} is not a finite number")
         self.terms = tuple(terms)
+        self._totals = Totals([(term.name, weight, settings) for term, weight, settings in terms])
 
     def judge(self, groups: Sequence[Sequence[Sample]]) -> list[list[Judgement]]:
         """Judge groups of samples; the samples of a group share card and messages.
 
+        Where a term is normalised by ``running``, what it says here joins what was judged before.
+
         Raises:
             RewardTermError: a term raised or did not return one finite number or None for each sample.
         """
-        samples = [sample for group in groups for sample in group]
-        scores = {term.name: _checked(term, samples) for term, _, _ in self.terms}
-        judged, start = [], 0
-        for group in groups:
-            own = {name: found[start : start + len(group)] for name, found in scores.items()}
-            judged.append(self._judge_group(own, len(group)))
-            start += len(group)
-        return judged
+        return self._totals.combine(groups, self._judged(groups))
 
     def score_one_by_one(self, samples: Sequence[Sample]) -> list[Judgement]:
-        """Judge samples that have no group: an abstention is imputed by the term's ``neutral`` value."""
-        return [judgements[0] for judgements in self.judge([[sample] for sample in samples])]
+        """Judge samples that have no group: an abstention is imputed by the term's ``neutral`` value, nothing is
+        normalised by ``character`` or ``running``, and ``group`` finds no deviation in a group of one."""
+        groups = [[sample] for sample in samples]
+        return [judgements[0] for judgements in self._totals.alone().combine(groups, self._judged(groups))]
 
-    def _judge_group(self, scores: dict[str, list[TermScore]], size: int) -> list[Judgement]:
-        totals, caps = [0.0] * size, [math.inf] * size
-        for term, weight, settings in self.terms:
-            values = [score.value for score in scores[term.name]]
-            for at, value in enumerate(_normalised(_imputed(values, settings.neutral), settings.normalise)):
-                totals[at] += weight * value
-            if settings.gate is not None:
-                for at, raw in enumerate(values):
-                    if raw is not None and raw < settings.gate.below:
-                        caps[at] = min(caps[at], settings.gate.cap)
-        return [
+    def plain(self) -> CompositeReward:
+        """The same terms and weights without normalising: what compares policies, whose own mean must not be taken
+        away from them."""
+        return CompositeReward([(term, weight, replace(how, normalise="none")) for term, weight, how in self.terms])
+
+    def state(self) -> dict[str, Any]:
+        """What ``running`` has seen, as plain JSON; see :meth:`reward.totals.Totals.state`."""
+        return self._totals.state()
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a :meth:`state`.
+
+        Raises:
+            UserError: it is none, or another reward's.
+        """
+        self._totals.load_state(state)
+
+    def _judged(self, groups: Sequence[Sequence[Sample]]) -> list[list[Judgement]]:
+        """What every term says of every sample, the totals still to be made."""
+        samples = [sample for group in groups for sample in group]
+        scores = {term.name: _checked(term, samples) for term, _, _ in self.terms}
+        judged = iter(
             Judgement(
-                total=min(totals[at], caps[at]),
+                total=0.0,
                 terms={name: found[at].value for name, found in scores.items()},
                 reasons={name: found[at].reasons for name, found in scores.items() if found[at].reasons},
                 parts={name: found[at].parts for name, found in scores.items() if found[at].parts},
                 spans={name: found[at].spans for name, found in scores.items() if found[at].spans},
             )
-            for at in range(size)
-        ]
+            for at in range(len(samples))
+        )
+        return [[next(judged) for _ in group] for group in groups]
 
 
 def _checked(term: RewardTerm, samples: Sequence[Sample]) -> list[TermScore]:
@@ -133,17 +119,3 @@ def _checked(term: RewardTerm, samples: Sequence[Sample]) -> list[TermScore]:
 
 def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _imputed(values: Sequence[float | None], neutral: float) -> list[float]:
-    """Abstentions replaced by the mean of the others, so that abstaining neither pays nor costs."""
-    given = [value for value in values if value is not None]
-    stand_in = fmean(given) if given else neutral
-    return [stand_in if value is None else value for value in values]
-
-
-def _normalised(values: list[float], how: Literal["none", "group"]) -> list[float]:
-    if how == "none" or not values:
-        return values
-    mean, spread = fmean(values), pstdev(values)
-    return [(value - mean) / spread if spread > _SPREAD_FLOOR else 0.0 for value in values]

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from reward.composite import CompositeReward
 from reward.term_configs import BUILT_IN, GateConfig, JudgeConfig, OwnTermConfig, TermConfig, config_class
+from reward.totals import Totals
 from rlrp.errors import UserError
 from rlrp.files import read_text, sha256_file
 
@@ -67,6 +68,16 @@ def load_reward(path: str | Path) -> CompositeReward:
             raise UserError(f"cannot be made: {error}", file=path, place=f"terms.{name}") from error
         built.append((term, config.weight, config.settings()))
     return CompositeReward(built)
+
+
+def load_totals(path: str | Path) -> Totals:
+    """What makes the totals of a ``reward.yaml``, without its terms and their models.
+
+    Raises:
+        UserError: what :func:`read_reward_config` refuses.
+    """
+    configs = read_reward_config(path)
+    return Totals([(name, config.weight, config.settings()) for name, config in configs.items()])
 
 
 def reward_hash(path: str | Path) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from reward.composite import Gate, TermSettings
+from reward.totals import Gate, Normalise, TermSettings
 from rlrp.errors import UserError
 from rlrp.protocols import RewardTerm
 
@@ -42,11 +42,15 @@ class GateConfig(_Strict):
 
 
 class TermConfig(_Strict):
-    """What every term has: its weight (0: logged only), and how it enters the total."""
+    """What every term has: its weight (0: logged only), and how it enters the total.
+
+    ``normalise``: ``none``, or deviations in standard deviations from the mean of the ``group`` (replies to the same
+    prompt), of the ``character`` (all its replies of the training step) or of everything judged before (``running``).
+    """
 
     weight: float
     neutral: float = 0.0
-    normalise: Literal["none", "group"] = "none"
+    normalise: Normalise = "none"
     gate: GateConfig | None = None
 
     def settings(self) -> TermSettings:

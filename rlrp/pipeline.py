@@ -144,7 +144,7 @@ class Experiment:
 
     def train(self) -> Path:
         """RL, after whatever it starts from."""
-        from reward.config import load_reward, reward_hash
+        from reward.config import load_reward, load_totals, reward_hash
         from rlrp.stages.rl import train_rl
 
         self.prepare()
@@ -162,6 +162,7 @@ class Experiment:
                 cards=self.pool.train_cards,
                 prompts=prompts,
                 build_reward=partial(load_reward, path),
+                totals=load_totals(path),
                 reward_hash=reward_hash(path),
                 show=partial(_show_step, advance),
             )
@@ -210,7 +211,8 @@ class Experiment:
             temperature=config.evaluation.temperature,
             seed=config.seed,
         )
-        result = evaluate(name, policy, self.suite, load_reward(self.reward_file), settings, anchor=reference)
+        reward = load_reward(self.reward_file).plain()
+        result = evaluate(name, policy, self.suite, reward, settings, anchor=reference)
         write_evaluation(folder / "evaluation.json", result)
 
     def _model(self, spec: str) -> LanguageModel:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from rlrp.dialogue.types import Sample
 
@@ -52,4 +52,22 @@ class Reward(Protocol):
 
     def judge(self, groups: Sequence[Sequence[Sample]]) -> list[list[Judgement]]:
         """Judge groups of samples; the samples of a group share card and messages."""
+        ...
+
+
+class Totals(Protocol):
+    """Makes the totals of judgements that several rewards gave, and may remember what it has seen."""
+
+    def combine(
+        self, groups: Sequence[Sequence[Sample]], judgements: Sequence[Sequence[Judgement]]
+    ) -> list[list[Judgement]]:
+        """The judgements with totals made from their terms."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What it remembers, as plain JSON, for a checkpoint."""
+        ...
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a ``state``; an empty mapping starts afresh."""
         ...

@@ -17,12 +17,13 @@ from rlrp.lm.load import load_tokenizer
 from rlrp.lm.prompts import Prompt, make_prompt
 from rlrp.lm.sampling import SamplingSettings
 from rlrp.lm.scoring import TokenGroup
-from rlrp.protocols import Reward
+from rlrp.protocols import Reward, Totals
 from rlrp.rl.learner import LearnerSettings
 from rlrp.rl.order import CARDS, USER_PROMPTS, shuffled
 from rlrp.runtime import checkpoints, cluster
 from rlrp.runtime.loop import LoopSettings, train
 from rlrp.runtime.records import RunLog
+from rlrp.runtime.totals import DriverTotals
 from rlrp.runtime.workers import RolloutSettings
 from rlrp.stages.sft import lora_settings
 
@@ -126,10 +127,15 @@ def train_rl(
     cards: dict[str, CharacterCard],
     prompts: Sequence[UserPrompt],
     build_reward: Callable[[], Reward],
+    totals: Totals,
     reward_hash: str,
     show: Callable[[dict[str, Any]], None] | None = None,
 ) -> Path:
-    """Run (or go on with) RL in the run directory; returns the last checkpoint."""
+    """Run (or go on with) RL in the run directory; returns the last checkpoint.
+
+    Every reward actor builds its own reward; ``totals`` makes one number of what they say, and its state is part of
+    the checkpoints.
+    """
     run, rl = config.run, config.rl
     settings = rl_fingerprint(config, model, reward_hash)
     found = checkpoints.latest_checkpoint(run, settings=settings)
@@ -155,8 +161,10 @@ def train_rl(
         )
         if found:
             learner.load(str(found[0].absolute()))
-        save = partial(_checkpoint, run.absolute(), learner, settings, reward_hash, rl.keep_checkpoints)
-        train(loop_settings(config), order, rollouts, judges, learner, log, save, start)
+            totals.load_state(found[1].get("totals", {}))
+        save = partial(_checkpoint, run.absolute(), learner, totals, settings, reward_hash, rl.keep_checkpoints)
+        judged = DriverTotals(judges, totals)
+        train(loop_settings(config), order, rollouts, judged, learner, log, save, start)
     finally:
         log.close()
         cluster.disconnect()
@@ -172,9 +180,9 @@ def loop_settings(config: Config) -> LoopSettings:
 
 
 def _checkpoint(
-    run: Path, learner: cluster.RemoteLearner, settings: str, reward_hash: str, keep: int, step: int
+    run: Path, learner: cluster.RemoteLearner, totals: Totals, settings: str, reward_hash: str, keep: int, step: int
 ) -> None:
-    state = {"settings": settings, "reward": reward_hash}
+    state = {"settings": settings, "reward": reward_hash, "totals": totals.state()}
     checkpoints.save_checkpoint(run, step, learner.save, state, keep=keep)
 
 
