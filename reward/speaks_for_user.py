@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from reward.coverage import not_covered
 from reward.spans import Span, reply_spans
 from rlrp.dialogue import Sample
 from rlrp.errors import UserError
@@ -40,7 +41,8 @@ class SpeaksForUserTerm:
     """-1 for writing the user's turn, less for quoting words into the user's mouth or narrating what the user does.
 
     The value is minus the sum of the findings, at least -1: a line labelled as the user's 1, a quotation given to the
-    user 0.7, a narrated act 0.5 inside action spans (narration, in a novel) and 0.4 in unmarked text.
+    user 0.7, a narrated act 0.5 inside action spans (narration, in a novel) and 0.4 in unmarked text. Where reply or
+    card is neither Chinese nor English, only the labels are known; without one the term abstains.
     """
 
     name = "speaks_for_user"
@@ -61,19 +63,25 @@ class SpeaksForUserTerm:
         return [self._score(sample) for sample in samples]
 
     def _score(self, sample: Sample) -> TermScore:
-        found = self._findings(sample.reply, reply_spans(sample))
+        spans, unknown = reply_spans(sample), not_covered(self.name, sample)
+        found = self._labels(sample.reply, spans)
+        if unknown is None:
+            found += self._findings(sample.reply, spans)
+        elif not found:
+            return unknown
         weight = sum(weight for weight, _ in found)
         places = tuple(place for _, place in found)
         said = [" ".join(sample.reply[start:end].split())[:60] for start, end in places]
         reasons = tuple(f'speaks_for_user: "{text}"' for text in said)
         return TermScore(-min(1.0, weight) if weight else 0.0, reasons, {"weight": weight}, places)
 
+    def _labels(self, reply: str, spans: Sequence[Span]) -> list[tuple[float, tuple[int, int]]]:
+        return [(1.0, m.span()) for m in self._label.finditer(_shown(reply, spans))]
+
     def _findings(self, reply: str, spans: Sequence[Span]) -> list[tuple[float, tuple[int, int]]]:
-        # Hidden parts are blanked and not cut out: what they separate must not become neighbours.
-        shown = "".join(" " * (s.end - s.start) if s.kind in ("plan", "ooc") else reply[s.start : s.end] for s in spans)
         patterns = _patterns()
-        found = [(1.0, m.span()) for m in self._label.finditer(shown)]
-        found += [(0.7, m.span()) for p in patterns.quoted for m in p.finditer(shown)]
+        shown = _shown(reply, spans)
+        found = [(0.7, m.span()) for p in patterns.quoted for m in p.finditer(shown)]
         narrated = [*patterns.narrated, *([self._named] if self._named else [])]
         for span in spans:
             text, start = reply[span.start : span.end], span.start
@@ -84,6 +92,11 @@ class SpeaksForUserTerm:
             elif span.kind == "speech" and text.lstrip()[:1] not in ('"', "“", "「", "『"):
                 found += [(0.4, _moved(m, start)) for p in patterns.plain for m in p.finditer(text)]
         return found
+
+
+def _shown(reply: str, spans: Sequence[Span]) -> str:
+    """The reply with hidden parts blanked and not cut out: what they separate must not become neighbours."""
+    return "".join(" " * (s.end - s.start) if s.kind in ("plan", "ooc") else reply[s.start : s.end] for s in spans)
 
 
 def _moved(match: re.Match[str], by: int) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
+from reward.coverage import not_covered
 from reward.dissonance.features import NAMES, Features, features, speech_features
 from reward.dissonance.lite import WEIGHTS, LogRatio, Weights, load_weights
 from reward.dissonance.prompts import request_of
@@ -31,7 +32,7 @@ class DissonanceTerm:
     ``evidence`` is ``n / (n + 8)`` for n units of speech, halved when the reply does not mention its speaker. Where the
     card's own greeting and examples score above tau (a butler, a scholar), their median is the threshold. Requests for
     facts about the character and general tasks soften the penalty. A reply without speech gets None: the composite
-    must impute the group's mean, or dropping speech would pay.
+    must impute the group's mean, or dropping speech would pay. So does one that is neither Chinese nor English.
     """
 
     name = "dissonance"
@@ -67,6 +68,8 @@ class DissonanceTerm:
         return [self._score(sample, ratio) for sample, ratio in zip(samples, ratios, strict=True)]
 
     def _score(self, sample: Sample, ratio: float | None) -> TermScore:
+        if (unknown := not_covered(self.name, sample)) is not None:
+            return unknown
         found = features(sample)
         if found is None:
             return TermScore(None, ("dissonance: no speech",))

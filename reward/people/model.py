@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward import features
+from reward.coverage import not_covered
 from reward.linear import sigmoid
 from reward.model_files import CONFIG, read_model, write_model
 from reward.people import columns
@@ -163,8 +164,9 @@ def shared_people(folder: str, stamp: int) -> People:
 class PeopleTerm:
     """Value: the calibrated probability, in [0, 1], that people rate the reply above the middle in one aspect.
 
-    Abstains where there is no model for the card's language, or for an empty reply's aspect; a reply without a letter
-    is worth 0. Parts are what style, wording and reading add, in log-odds.
+    Abstains where there is no model for the card's language, where card or reply is neither Chinese nor English, or for
+    an empty reply's aspect; a reply without a letter is worth 0. Parts are what style, wording and reading add, in
+    log-odds.
     """
 
     name = "people"
@@ -182,10 +184,16 @@ class PeopleTerm:
 
     def score(self, samples: Sequence[Sample]) -> list[TermScore]:
         """Score samples in order."""
-        scores = [TermScore(None, (f"{self.name}: no model for {s.card.language}",)) for s in samples]
+        unknown = [not_covered(self.name, sample) for sample in samples]
+        scores = [
+            unable or TermScore(None, (f"{self.name}: no model for {sample.card.language}",))
+            for unable, sample in zip(unknown, samples, strict=True)
+        ]
         for language, model in self._people.models.items():
             aspect = model.aspects.get(self._aspect)
-            places = [at for at, sample in enumerate(samples) if sample.card.language == language]
+            places = [
+                at for at, sample in enumerate(samples) if sample.card.language == language and unknown[at] is None
+            ]
             if aspect is None or not places:
                 continue
             own = tuple(samples[at] for at in places)
