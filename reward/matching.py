@@ -59,7 +59,8 @@ class Rarity:
     def share(self, own: frozenset[str], other: frozenset[str]) -> float:
         """The part of ``own``, by rarity, that ``other`` has too, in [0, 1)."""
         mass = {term: self._rarity(term) for term in own}
-        return sum(mass[term] for term in own & other) / (sum(mass.values()) + _SMOOTHING)
+        # fsum: a set's order, and with it a plain sum's last bits, is another in every process.
+        return math.fsum(mass[term] for term in own & other) / (math.fsum(mass.values()) + _SMOOTHING)
 
     def _rarity(self, term: str) -> float:
         return math.log((self.documents + 1) / (self.counts.get(term, 0) + 1))

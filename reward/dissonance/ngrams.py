@@ -42,7 +42,8 @@ class NgramRegister:
         found = [self.weights[run] for run in runs(_nameless(speech, card), self.language) if run in self.weights]
         if not found:
             return 0.0
-        return max(-LIMIT, min(LIMIT, self.bias + sum(found) / math.sqrt(len(found))))
+        # fsum: the runs are a set, whose order, and with it a plain sum's last bits, is another in every process.
+        return max(-LIMIT, min(LIMIT, self.bias + math.fsum(found) / math.sqrt(len(found))))
 
 
 def runs(text: str, language: Language) -> set[str]:
