@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,22 @@ from pydantic import ValidationError
 from reward.composite import CompositeReward
 from reward.term_configs import BUILT_IN, GateConfig, JudgeConfig, OwnTermConfig, TermConfig, config_class
 from reward.totals import Totals
+from rlrp.config import set_value, split_override
 from rlrp.errors import UserError
 from rlrp.files import read_text, sha256_file
 
 VERSION = 1
 
 
-def read_reward_config(path: str | Path) -> dict[str, TermConfig]:
+def read_reward_config(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, TermConfig]:
     """The terms of a ``reward.yaml``, checked, in its order.
 
+    Args:
+        overrides: ``terms.NAME.OPTION=VALUE``, applied in order; NAME may have a dot (``terms.people.style.weight=0``).
+
     Raises:
-        UserError: not YAML, an unknown key (with the nearest known one), a value of the wrong type, no terms.
+        UserError: not YAML, an unknown key (with the nearest known one), a value of the wrong type, no terms. What an
+            override is to blame for has ``--set`` in the file's place.
     """
     path = Path(path)
     try:
@@ -36,26 +41,61 @@ def read_reward_config(path: str | Path) -> dict[str, TermConfig]:
         raise UserError(f"is not YAML: {getattr(error, 'problem', error)}", file=path, place=place) from None
     if not isinstance(data, dict):
         raise UserError(f"got {type(data).__name__}, expected `version` and `terms`", file=path)
+    own = _names(data)
+    keys = [_override(data, override) for override in overrides]
+    try:
+        return _checked(data, path)
+    except UserError as error:
+        place = error.place or ""
+        added = [f"terms.{name}" for name in _names(data) if name not in own]
+        if place.startswith((*keys, *added)) or any(key.startswith(f"{place}.") for key in keys):
+            raise UserError(error.message, file="--set", place=place) from None
+        raise
+
+
+def _names(data: dict[Any, Any]) -> list[str]:
+    """The names of the terms, as far as there are any."""
+    terms = data.get("terms")
+    return [str(name) for name in terms] if isinstance(terms, dict) else []
+
+
+def _override(data: dict[Any, Any], override: str) -> str:
+    """Apply one override to the raw mapping; returns its key."""
+    key, value = split_override(override, "terms.length.weight=0")
+    rest = key.removeprefix("terms.")
+    own = [name for name in _names(data) if rest.startswith(f"{name}.")]
+    if rest == key or not own:
+        set_value(data, key.split("."), value)
+    else:
+        name = max(own, key=len)
+        set_value(data, ["terms", name, *rest[len(name) + 1 :].split(".")], value)
+    return key
+
+
+def _checked(data: dict[Any, Any], path: Path) -> dict[str, TermConfig]:
     for key in data:
         if key not in ("version", "terms"):
-            raise UserError(f"unknown key {key!r}{_nearest(str(key), ['version', 'terms'])}", file=path, place=str(key))
+            hint = _nearest(str(key), ["version", "terms"]) or "; there are version and terms"
+            raise UserError(f"unknown key {key!r}{hint}", file=path, place=str(key))
     if data.get("version", VERSION) != VERSION:
         raise UserError(f"got {data.get('version')!r}, this program reads {VERSION}", file=path, place="version")
     terms = data.get("terms")
     if not isinstance(terms, dict) or not terms:
         raise UserError("no terms; give at least one, e.g. `blacklist: {weight: 0.5}`", file=path, place="terms")
-    return {str(name): _term_config(str(name), entry, path) for name, entry in terms.items()}
+    names = [str(name) for name in terms]
+    return {name: _term_config(name, entry, path, names) for name, entry in zip(names, terms.values(), strict=True)}
 
 
-def load_reward(path: str | Path) -> CompositeReward:
-    """The composite that a ``reward.yaml`` describes, its models loaded.
+def load_reward(path: str | Path, overrides: Sequence[str] = ()) -> CompositeReward:
+    """The composite that a ``reward.yaml`` describes, its models loaded; ``overrides`` as in
+    :func:`read_reward_config`.
 
     Raises:
         UserError: what :func:`read_reward_config` refuses; a model, list or class that cannot be loaded.
     """
     path = Path(path)
     built = []
-    for name, config in read_reward_config(path).items():
+    for name, config in read_reward_config(path, overrides).items():
         try:
             term = config.build(name, path.parent)
             term.name = name
@@ -103,13 +143,14 @@ def reward_hash(path: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _term_config(name: str, entry: object, path: Path) -> TermConfig:
+def _term_config(name: str, entry: object, path: Path, names: Sequence[str]) -> TermConfig:
     place = f"terms.{name}"
     if not isinstance(entry, dict):
         raise UserError(f"got {type(entry).__name__}, expected options, e.g. {{weight: 0.5}}", file=path, place=place)
     model = config_class(name)
     if model is None and "class" not in entry:
-        hint = _nearest(name, list(BUILT_IN)) or "; there are " + ", ".join(BUILT_IN)
+        known = list(dict.fromkeys([*(other for other in names if other != name), *BUILT_IN]))
+        hint = _nearest(name, known) or "; there are " + ", ".join(BUILT_IN)
         raise UserError(
             f"unknown term {name!r}{hint}; a term of your own needs `class: module:Class`", file=path, place=place
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -20,17 +20,25 @@ from rlrp.protocols import Judgement
 Write = Callable[[list[dict[str, Any]]], None]
 
 
-def score_file(reward_yaml: str | Path, in_path: str | Path, out_path: str | Path, batch: int = 64) -> int:
+def score_file(
+    reward_yaml: str | Path,
+    in_path: str | Path,
+    out_path: str | Path,
+    batch: int = 64,
+    overrides: Sequence[str] = (),
+) -> int:
     """Score every line of a file; the output is whole or not there, and in the same order.
 
     A line is ``{"id", "card": {card object, or its plain "name" and "description"}, "messages": [{"role", "content"}],
     "reply"}``; a line out is ``{"id", "total", "terms": {name: number or null}, "reasons": {name: [text]}}``. Samples
-    have no group here, so that an abstention is imputed by the term's ``neutral`` value. Names that end in
+    have no group here, so that an abstention is imputed by the term's ``neutral`` value and nothing is normalised by
+    ``character`` or ``running``. Names that end in
     ``.parquet`` are parquet on either side; there the columns out are ``id`` (as text), ``total``, ``terms.NAME``
     and ``reasons`` (JSON).
 
     Args:
         batch: samples judged, and held in memory, at a time.
+        overrides: ``terms.NAME.OPTION=VALUE``, in place of what the reward's file says.
 
     Returns:
         The number of samples.
@@ -40,7 +48,7 @@ def score_file(reward_yaml: str | Path, in_path: str | Path, out_path: str | Pat
     """
     if batch < 1:
         raise UserError(f"got {batch}, expected at least 1", place="batch")
-    composite = load_reward(reward_yaml)
+    composite = load_reward(reward_yaml, overrides)
     lines = read_sample_lines(in_path)
     started, count = time.perf_counter(), 0
     writer = _parquet_writer if is_parquet(out_path) else _jsonl_writer

@@ -96,6 +96,7 @@ def _reward_commands(commands: Any) -> None:
     score.add_argument("--reward", type=Path, required=True, metavar="R.yaml")
     score.add_argument("--in", dest="source", type=Path, required=True, metavar="samples.jsonl")
     score.add_argument("--out", type=Path, required=True, metavar="scores.jsonl")
+    score.add_argument("--set", action="append", default=[], metavar="terms.NAME.weight=0", help="override the reward")
     explain = _add(actions, "explain", _reward_explain, "show why replies got their score, what was found marked")
     explain.add_argument("--reward", type=Path, required=True, metavar="R.yaml")
     explain.add_argument("--in", dest="source", type=Path, required=True, metavar="samples.jsonl")
@@ -161,7 +162,7 @@ def _reward_train(arguments: argparse.Namespace) -> None:
 def _reward_score(arguments: argparse.Namespace) -> None:
     from reward.scoring import score_file
 
-    score_file(arguments.reward, arguments.source, arguments.out)
+    score_file(arguments.reward, arguments.source, arguments.out, overrides=arguments.set)
 
 
 def _reward_explain(arguments: argparse.Namespace) -> None:

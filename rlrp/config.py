@@ -240,7 +240,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(raw, dict):
         raise UserError(f"got a {type(raw).__name__}, expected keys and values", file=path)
     for override in overrides:
-        _apply(raw, override)
+        key, value = split_override(override)
+        set_value(raw, key.split("."), value)
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
@@ -258,11 +259,21 @@ def fingerprint(*sections: Any) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
+def split_override(override: str, example: str = "rl.steps=10") -> tuple[str, str]:
+    """The key and the value, still text, of ``a.b=c``; UserError, with the ``example``, if it is none."""
     key, equals, value = override.partition("=")
     if not equals or not key.strip():
-        raise UserError(f"got {override!r}, expected KEY=VALUE such as rl.steps=10", place="--set")
-    *parents, last = key.strip().split(".")
+        raise UserError(f"got {override!r}, expected KEY=VALUE such as {example}", place="--set")
+    return key.strip(), value
+
+
+def set_value(raw: dict[str, Any], path: Sequence[str], value: str) -> None:
+    """Set what lies at ``path`` of nested mappings to a YAML value; mappings on the way are made where there are none.
+
+    Raises:
+        UserError: something on the way is no mapping, or the value is no YAML.
+    """
+    key, (*parents, last) = ".".join(path), path
     target = raw
     for parent in parents:
         child = target.get(parent)

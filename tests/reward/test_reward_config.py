@@ -8,6 +8,7 @@ import pytest
 from made_characters import sample
 
 from reward.config import load_reward, read_reward_config, reward_hash
+from reward.term_configs import DEFAULT_WEIGHTS
 from rlrp.errors import UserError
 
 OWN_TERM = """
@@ -85,6 +86,62 @@ def test_a_mistake_is_told_in_one_line_with_its_place(text: str, expected: str, 
     assert expected in str(caught.value)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+RULES = "terms:\n  length: {weight: 1}\n  length.short: {weight: 1, en: [1, 2]}\n  blacklist: {weight: 0.5}\n"
+
+
+def test_overrides_reach_terms_with_dots_and_add_terms(tmp_path: Path):
+    path = reward_file(tmp_path, RULES)
+    overrides = ["terms.length.weight=0", "terms.length.short.en=[3, 4]", "terms.blacklist.gate.below=-0.4"]
+    overrides += ["terms.blacklist.gate.cap=0", "terms.scene.weight=0.2", "terms.length.weight = 2"]
+    configs = read_reward_config(path, overrides)
+    assert {name: config.weight for name, config in configs.items()} == {
+        "length": 2,
+        "length.short": 1,
+        "blacklist": 0.5,
+        "scene": 0.2,
+    }
+    assert configs["length.short"].en == (3, 4)  # type: ignore[attr-defined]
+    assert configs["blacklist"].gate is not None and configs["blacklist"].gate.cap == 0
+    assert [weight for _, weight, _ in load_reward(path, overrides).terms] == [2, 1, 0.5, 0.2]
+    assert read_reward_config(path)["length"].weight == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("terms.lenght.weight=0", "--set: terms.lenght: unknown term 'lenght'; did you mean 'length'?"),
+        ("terms.length.shrot.weight=0", "--set: terms.length.shrot: unknown key 'shrot'"),
+        ("terms.length.wieght=0", "--set: terms.length.wieght: unknown key 'wieght'; did you mean 'weight'?"),
+        ("terms.length.weight=heavy", "--set: terms.length.weight: got 'heavy'"),
+        ("terms.length.weight.x=1", "--set terms.length.weight.x: 'weight' is not a section"),
+        ("terms.length.normalise=groop", "--set: terms.length.normalise: got 'groop'"),
+        ("term.length.weight=0", "--set: term: unknown key 'term'; did you mean 'terms'?"),
+        ("weight=0", "--set: weight: unknown key 'weight'; there are version and terms"),
+        ("terms.judge.weight=0", "--set: terms.judge.model: missing"),
+        ("terms=3", "--set: terms: no terms"),
+        ("version=2", "--set: version: got 2, this program reads 1"),
+        ("terms.length", "--set: got 'terms.length', expected KEY=VALUE such as terms.length.weight=0"),
+        ("terms.length.en=[", "--set terms.length.en: '[' is not a YAML value"),
+    ],
+)
+def test_a_wrong_override_is_told_with_the_nearest_key(override: str, expected: str, tmp_path: Path):
+    with pytest.raises(UserError) as caught:
+        read_reward_config(reward_file(tmp_path, RULES), [override])
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_override_takes_no_blame_for_the_files_own_mistake(tmp_path: Path):
+    with pytest.raises(UserError, match=r"reward\.yaml: terms\.blacklist\.lanes"):
+        read_reward_config(
+            reward_file(tmp_path, "terms:\n  length: {weight: 1}\n  blacklist: {weight: 1, lanes: 2}\n"),
+            ["terms.length.weight=0"],
+        )
+
+
+def test_no_reward_has_the_further_terms_by_itself():
+    assert not {"scene", "over_cooperation", "copies_card", "people"} & set(DEFAULT_WEIGHTS)
 
 
 def test_the_hash_follows_settings_and_files_and_not_the_folder(tmp_path: Path):

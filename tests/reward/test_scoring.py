@@ -11,6 +11,7 @@ import pytest
 from reward.sample_files import read_sample_lines
 from reward.scoring import score_file
 from rlrp.cards import CharacterCard, card_to_dict
+from rlrp.cli import main
 from rlrp.errors import UserError
 
 REWARD = "terms:\n  length: {weight: 1, en: [4, 9], zh: [4, 9]}\n  dissonance: {weight: 1, neutral: -0.5}\n"
@@ -92,6 +93,21 @@ def test_a_bad_line_is_named_and_nothing_is_written(bad: Any, expected: str, tmp
     assert expected in str(caught.value)
     assert str(source) in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "reward.yaml"]
+
+
+def test_overrides_change_the_total_and_keep_the_term(tmp_path: Path):
+    item = scored(tmp_path, [line(reply="Go.")], overrides=["terms.dissonance.weight=0", "terms.length.weight=2"])[0]
+    # One word of at least 4: (1 - 4) / 4, twice.
+    assert item["total"] == pytest.approx(-1.5) and item["terms"]["dissonance"] is not None
+
+
+def test_the_command_takes_overrides_and_refuses_unknown_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    reward, source, target = map(str, files(tmp_path, [line(reply="Go.")]))
+    command = ["reward", "score", "--reward", reward, "--in", source, "--out", target]
+    assert main([*command, "--set", "terms.length.weight=0", "--set", "terms.dissonance.weight=0"]) == 0
+    assert json.loads(Path(target).read_text(encoding="utf-8"))["total"] == 0.0
+    assert main([*command, "--set", "terms.lenght.weight=0"]) == 2
+    assert "--set: terms.lenght: unknown term 'lenght'; did you mean 'length'?" in capsys.readouterr().err
 
 
 def test_an_empty_file_gives_an_empty_file(tmp_path: Path):
