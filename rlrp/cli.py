@@ -104,9 +104,14 @@ def _reward_commands(commands: Any) -> None:
     explain.add_argument("--limit", type=int, default=3, help="how many to explain (3)")
     inspect = _add(actions, "inspect", _reward_inspect, "show what a reward or a reward model is made of")
     inspect.add_argument("reward", type=Path, metavar="R.yaml|DIR")
-    validate = _add(actions, "validate", _reward_validate, "measure a reward's terms on held-out characters")
+    validate = _add(actions, "validate", _reward_validate, "measure how far a reward can be trusted")
     _experiment(validate)
     validate.add_argument("--reward", type=Path, metavar="R.yaml", help="default: the experiment's own")
+    validate.add_argument("--data", type=Path, metavar="DIR", help="public data sets (characterbench, cdconv, ...)")
+    validate.add_argument(
+        "--best-of", type=int, default=64, metavar="N", help="replies of the SFT policy a prompt (64)"
+    )
+    validate.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/validation")
 
 
 def _add(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
@@ -142,7 +147,8 @@ def _sft(arguments: argparse.Namespace) -> None:
 
 
 def _reward_train(arguments: argparse.Namespace) -> None:
-    from reward.people.train import read_ratings_config, train_on_ratings
+    from reward.people.settings import read_ratings_config
+    from reward.people.train import train_on_ratings
     from rlrp.pipeline import Experiment
     from rlrp.plan import print_ratings_plan, print_reward_plan
 
@@ -178,14 +184,15 @@ def _reward_inspect(arguments: argparse.Namespace) -> None:
 
 
 def _reward_validate(arguments: argparse.Namespace) -> None:
-    from reward.validate import validate_reward
+    from reward.people.settings import read_ratings_config
+    from reward.validation.run import validate_ratings
     from rlrp.pipeline import Experiment
 
-    experiment = Experiment(_config(arguments))
-    path = arguments.reward or experiment.reward_file
-    if not path.exists():
-        raise UserError("no such file; `rlrp reward train` makes one", file=path)
-    validate_reward(path, experiment.pool)
+    chosen = {"reward": arguments.reward, "data": arguments.data, "out": arguments.out}
+    if ratings := read_ratings_config(arguments.config, arguments.set):
+        validate_ratings(ratings, **chosen)
+    else:
+        Experiment(_config(arguments)).validate_reward(**chosen, best_of=arguments.best_of)
 
 
 def _train(arguments: argparse.Namespace) -> None:

@@ -142,6 +142,43 @@ class Experiment:
             drawn = Sampler(lm).sample(requests, sampling, progress=advance)
         return [BaseReply(slug, messages, c[0].text) for (slug, messages), c in zip(asked, drawn, strict=True)]
 
+    def validate_reward(self, *, reward: Path | None, data: Path | None, out: Path | None, best_of: int) -> None:
+        """Measure how far the reward can be trusted, ``best_of`` replies of the SFT policy a prompt included."""
+        from reward.validation.best_of import Drawn, draw_replies
+        from reward.validation.run import Request, validate
+
+        config, path = self.config, reward or self.reward_file
+        if not path.exists():
+            raise UserError("no such file; `rlrp reward train` makes one", file=path)
+        if data is not None and not data.is_dir():
+            raise UserError("no such folder", file=data, place="--data")
+        drawn: list[Drawn] = []
+        if best_of > 1 and Path(self.policy).exists():
+            prompts = read_prompts(resolve(config.evaluation.prompts))
+            cards = sorted(self.pool.held_out_cards.items())
+            asked = [(card, Message("user", prompts[at % len(prompts)].text)) for at, (_, card) in enumerate(cards)]
+            drawn = draw_replies(
+                self._model(self.policy),
+                asked,
+                best_of,
+                max_new_tokens=config.rl.max_new_tokens,
+                temperature=config.rl.temperature,
+                seed=config.seed,
+            )
+        readers = {card.language: config.model for card in self.pool.cards.values()}
+        out = out or self.run / "validation"
+        request = Request(
+            path,
+            out,
+            pool=self.pool,
+            data=data,
+            drawn=drawn,
+            readers=readers,
+            accept_terms=config.accept_terms,
+            seed=config.seed,
+        )
+        validate(request)
+
     def train(self) -> Path:
         """RL, after whatever it starts from."""
         from reward.config import load_reward, load_totals, reward_hash

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from reward.people.ratings import read_ratings
-from reward.people.train import RatingsConfig
+from reward.people.settings import RatingsConfig
 from rlrp.config import Config, WorkerConfig, dump_config
 from rlrp.dialogue import Pool, load_pool, plan_mixture, read_dialogues, read_prompts, resolve
 from rlrp.errors import UserError

@@ -20,7 +20,7 @@ from rlrp.dialogue.types import Sample
 from rlrp.protocols import RewardTerm
 
 Floats = NDArray[np.float32]
-VERSION = 1
+VERSION = 2
 """Changes whenever a column changes its meaning."""
 NGRAMS = (1, 3)
 _TERMS = ("blacklist", "dissonance", "repetition", "speaks_for_user")

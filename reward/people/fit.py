@@ -132,12 +132,19 @@ def aspects_of(dimensions: Sequence[str], aim: Sequence[str]) -> dict[str, tuple
 
 
 def fit_aspect(
-    table: Table, aim: Sequence[str], others: float, folds: Sequence[Fold], *, blocks: Sequence[str] | None = None
+    table: Table,
+    aim: Sequence[str],
+    others: float,
+    folds: Sequence[Fold],
+    *,
+    blocks: Sequence[str] | None = None,
+    register: float = 0.0,
 ) -> Fitted:
     """Fit one aspect; every row's score by models that did not see its fold comes with it.
 
     Args:
         blocks: which blocks of columns to use; None takes all that the table has.
+        register: what a standard deviation more of the shipped n-gram register costs, in the raw score's own.
 
     Raises:
         UserError: the same rating everywhere, or of too few characters for leaving some out.
@@ -160,6 +167,10 @@ def fit_aspect(
         coefs[name] = (model.coef_ * share).astype(np.float32)
         constant += float((model.intercept_ - mean) * share)
         left_out += (found - mean) * share
+    if register:
+        at, spread = style_names(table.language).index("dissonance:ngrams"), _moments(left_out, weights)[1]
+        coefs["style"][at] -= register * spread
+        left_out -= register * spread * table.columns.style[:, at]
     aimed = np.isin(table.dimensions, list(aim))
     good = targets[aimed] > 0
     if good.all() or not good.any():

@@ -28,16 +28,6 @@ _HUMAN_SOURCES = {"zh": ("charactereval",), "en": ("coser",)}
 """Lines that people wrote for characters, as scripts and novels; chatHaruhi's English side is half narration."""
 _DIGITS = 4
 _RULES = ("K", "biography", "slogan", "opener", "dates", "enumeration", "S_rule", "ngrams")
-NAMES_TRIED: dict[Language, tuple[str, ...]] = {
-    "zh": tuple(
-        "林冲 黛玉 阿福 王小二 诸葛亮 欧阳修 老周 白素贞 鲁提辖 司马懿 小红 赵云 秦可卿 孟姜女 哪吒 杜十娘 关胜 宋慈 唐伯虎 "
-        "梁山伯".split()
-    ),
-    "en": (
-        *"Ahab Alice Jo Heathcliff Sherlock Mina Quasimodo Friday Ishmael Marguerite Ivan Beatrice Puck Nemo".split(),
-        *("Rosalind", "Long John Silver", "Lady Bracknell", "Doctor Faustus", "Mother Courage", "Old Tom"),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -76,9 +66,9 @@ def measure_dissonance(term: DissonanceTerm, data: Path | None = None, *, seed: 
         data: a folder of public data sets, for lines that people wrote; None does without.
 
     Returns:
-        ``pairs`` by language (accuracy of d, of the term, of each feature alone and of length, each with its interval),
-        ``human_lines`` (share with any penalty, flagged share, percentiles), ``zhang_fei``, ``formal`` (flagged share by
-        kind), ``names`` (mean absolute change of the term's value).
+        ``pairs`` by language (accuracy of d, of the term, of each feature alone and of length),
+        ``human_lines`` (share with any penalty, flagged share, percentile), ``zhang_fei``, ``formal`` (flagged share
+        by kind), ``names`` (mean absolute change of the term's value).
     """
     found: dict[str, Any] = {"pairs": {}, "human_lines": {}, "formal": {}, "names": {}}
     for language in LANGUAGES:
@@ -163,15 +153,16 @@ def _flagged(term: DissonanceTerm, samples: Sequence[Sample], seed: int) -> dict
 
 def _names(term: DissonanceTerm, language: Language, pairs: Sequence[MatchedPair]) -> dict[str, Any]:
     """How much the value moves when card, question and reply call the character something else."""
+    names = read_json(resolve("builtin:evaluation/names.json"))[language]
     samples = [sample for pair in pairs for sample in (pair.in_role, pair.faulty)]
     before = np.array([_value(score) for score in term.score(samples)])
     changes = []
-    for name in NAMES_TRIED[language]:
+    for name in names:
         after = term.score([_renamed(sample, name) for sample in samples])
         changes.append(np.abs(np.array([_value(score) for score in after]) - before))
     table = np.stack(changes)
     return {
-        "names": len(NAMES_TRIED[language]),
+        "names": len(names),
         "replies": len(samples),
         "mean_change": round(float(table.mean()), _DIGITS),
         "worst_name": round(float(table.mean(axis=1).max()), _DIGITS),

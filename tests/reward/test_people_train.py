@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from reward.config import load_reward, read_reward_config, reward_hash
 from reward.people.model import People
-from reward.people.train import RatingsConfig, read_ratings_config, train_on_ratings
+from reward.people.settings import RatingsConfig, read_ratings_config
+from reward.people.train import train_on_ratings
 from rlrp.cli import main
 from rlrp.errors import UserError
 
