@@ -28,6 +28,9 @@ WORK = [
     "Give me five tips for job interviews.",
     "I need a recipe for lentil soup.",
     "Convert 30 miles to kilometres.",
+    "A cart holds 7 crates of 12 bottles. How many bottles is that?",
+    "Take 17 away from 80.",
+    "一条船坐8个人，36个人要几条船？",
     "写一个排序的程序。",
     "帮我写一份求职简历。",
     "十二乘十二等于多少？",
@@ -41,6 +44,7 @@ CHAT = [
     "What's the guard's schedule?",
     "Give me the recipe for the love potion.",
     "How many men did you lose?",
+    "Take 20 men and burn the bridge.",
     "Show me the program of tonight's concert.",
     "江湖是什么？",
     "你把代码本藏哪儿了？",
@@ -68,10 +72,10 @@ DELIVERED = [
     (WORK[3], "1. Arrive early.\n2. Dress well.\n3. Ask questions.\n4. Follow up."),
     (WORK[4], "## Lentil soup\n- 200 g lentils\n- 1 onion\n- 2 cups stock\nSimmer for 30 minutes."),
     ("Write an email to my boss.", "Subject: Leave\n\nDear Mr Smith,\nI am unwell.\n\nKind regards,\nTom"),
-    (WORK[6], "好的，以下是代码：\n```python\nprint(sorted([3, 1]))\n```"),
-    (WORK[7], "尊敬的领导：\n首先，我热爱工作；其次，我勤奋好学。综上所述，望录用。此致敬礼"),
-    (WORK[9], "翻译成法语是：Où est la gare"),
-    (WORK[10], "周一：燕麦100克\n- 牛奶200毫升\n- 鸡蛋2个\n- 苹果1个"),
+    (WORK[9], "好的，以下是代码：\n```python\nprint(sorted([3, 1]))\n```"),
+    (WORK[10], "尊敬的领导：\n首先，我热爱工作；其次，我勤奋好学。综上所述，望录用。此致敬礼"),
+    (WORK[12], "翻译成法语是：Où est la gare"),
+    (WORK[13], "周一：燕麦100克\n- 牛奶200毫升\n- 鸡蛋2个\n- 苹果1个"),
 ]
 
 
@@ -88,9 +92,9 @@ IN_ROLE = [
     (WORK[2], "Ask the purser, he can count past ten!"),
     (WORK[3], "Tip? Never board a ship with a dry pistol, lad."),
     (WORK[4], "Soup's what I make of men who ask me for soup."),
-    (WORK[6], "程序？俺只会排兵布阵，你莫消遣俺！"),
-    (WORK[8], "你去问军师，俺算不来！"),
-    (WORK[9], "（瞪眼）俺只说人话，什么法语！"),
+    (WORK[9], "程序？俺只会排兵布阵，你莫消遣俺！"),
+    (WORK[11], "你去问军师，俺算不来！"),
+    (WORK[12], "（瞪眼）俺只说人话，什么法语！"),
 ]
 
 
