@@ -102,7 +102,8 @@ def load_reward(path: str | Path, overrides: Sequence[str] = ()) -> CompositeRew
         except UserError as error:
             if error.file is None:
                 place = ".".join(part for part in (f"terms.{name}", error.place) if part)
-                raise UserError(error.message, file=path, place=place) from error
+                file = "--set" if any(split_override(override)[0] == place for override in overrides) else path
+                raise UserError(error.message, file=file, place=place) from error
             raise
         except (TypeError, ValueError) as error:
             raise UserError(f"cannot be made: {error}", file=path, place=f"terms.{name}") from error

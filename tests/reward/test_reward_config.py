@@ -132,6 +132,14 @@ def test_a_wrong_override_is_told_with_the_nearest_key(override: str, expected: 
     assert expected in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_an_override_that_only_the_term_can_refuse_is_to_blame_too(tmp_path: Path):
+    path = reward_file(tmp_path, RULES)
+    with pytest.raises(UserError, match=r"^--set: terms\.length\.short\.en: got \[9, 4\]"):
+        load_reward(path, ["terms.length.short.en=[9, 4]"])
+    with pytest.raises(UserError, match=r"reward\.yaml: terms\.length\.en: got \[9, 4\]"):
+        load_reward(reward_file(tmp_path, "terms:\n  length: {weight: 1, en: [9, 4]}\n"), ["terms.length.weight=0"])
+
+
 def test_an_override_takes_no_blame_for_the_files_own_mistake(tmp_path: Path):
     with pytest.raises(UserError, match=r"reward\.yaml: terms\.blacklist\.lanes"):
         read_reward_config(
