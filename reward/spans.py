@@ -8,6 +8,7 @@ its greeting and examples show how this character's replies are written.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,6 +47,8 @@ _ATTRIBUTED = re.compile(
     r"wrote|whispered|shouted|called|replied|answered|muttered|goes|like|reads)\b[^.!?\n\"“]{0,24})[，,：:\s]*$",
     re.IGNORECASE,
 )
+_LEAD = 80
+"""How far before a quotation the verb can stand: a search of the whole line would take the square of its length."""
 _ATTRIBUTED_AFTER = re.compile(
     r"[\s，,]*(?:(?:he|she|they|it|the\s+\w+|[A-Z]\w+)\s+(?:said|says|asked|replied|cried|whispered|shouted)\b|"
     r"[他她它][^，。！？\n]{0,6}(?:说|道|问|喊|骂|答))"
@@ -87,11 +90,20 @@ def looks_novel(text: str) -> bool:
     """Whether ``text`` narrates: quoted sentences beside unmarked prose, with no ``*`` or bracket doing that work."""
     spoken = 0
     for opening, closing in _QUOTES.items():
-        for match in re.finditer(re.escape(opening) + r"([^\n]*?)" + re.escape(closing), text):
-            inner = match.group(1).rstrip()
+        for inner in map(str.rstrip, _between(text, opening, closing)):
             if inner and (inner[-1] in _STOPS + ",，-" or len(inner) > 24):
                 spoken += len(inner)
     return spoken >= 0.2 * max(1, len(re.sub(r"\*[^*\n]+\*|[（(][^）)\n]*[）)]", "", text)))
+
+
+def _between(text: str, opening: str, closing: str) -> Iterator[str]:
+    """What stands between an opening and the next closing mark on its line."""
+    at = 0
+    while (start := text.find(opening, at)) >= 0 and (end := text.find(closing, start + 1)) >= 0:
+        inner = text[start + 1 : end]
+        at = start + 1 if "\n" in inner else end + 1
+        if "\n" not in inner:
+            yield inner
 
 
 def reply_spans(sample: Sample) -> tuple[Span, ...]:
@@ -189,7 +201,7 @@ def _quoted(text: str, start: int, novel: bool) -> Span | None:
         # Scare quotes in narration: no closing stop and only a word or two.
         said = inner[-1:] in _STOPS + ",，-" or len(inner.split()) > 3 or len(inner) > 12
         return Span("speech", start, end + 1) if said else None
-    line = text[text.rfind("\n", 0, start) + 1 : start]
+    line = text[max(text.rfind("\n", 0, start) + 1, start - _LEAD) : start]
     if _ATTRIBUTED.search(line) or _ATTRIBUTED_AFTER.match(text, end + 1):
         return Span("quote", start, end + 1)
     return None

@@ -52,7 +52,7 @@ class SpeaksForUserTerm:
         named = re.escape(user_name) if user_name else ""
         label = _LABEL.format(names=f"|{named}" if named else "")
         marks = r"(?:\*\*)?"
-        opening = rf"(?:^|\n)\s*{marks}{label}{marks}\s*[：:>](?!//)|\n\s*(?:you|你)\s*[：:]"
+        opening = rf"(?:^\s*|\n[^\S\n]*){marks}{label}{marks}\s*[：:>](?!//)|\n[^\S\n]*(?:you|你)\s*[：:]"
         self._label = re.compile(opening, re.IGNORECASE)
         self._named = (
             re.compile(rf"(?:^|[.!?。！？*]\s*){named}(?:\s+\w+s\b|[点摇低抬笑跟转走坐站])") if named else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from itertools import pairwise
 
 from reward.dissonance.register import register
@@ -34,6 +35,6 @@ def anchor_density(text: str, language: Language) -> float:
     starts = [start for start, _, _ in anchors(text, language)]
     # A closing mark belongs to its clause; what lies between clauses counts with the one before.
     edges = [start for start, _ in parts] + [len(text) + 1]
-    counts = [sum(left <= at < right for at in starts) for left, right in pairwise(edges)]
-    counts[0] += sum(at < edges[0] for at in starts)
+    counts = [bisect_left(starts, right) - bisect_left(starts, left) for left, right in pairwise(edges)]
+    counts[0] += bisect_left(starts, edges[0])
     return sum(min(CAP, count) for count in counts) / len(parts)

@@ -40,11 +40,10 @@ def features(sample: Sample) -> Features | None:
 
 def speech_features(speech: str, card: CharacterCard) -> Features | None:
     """The features of a stretch of speech of this character, or None for one without a word."""
-    length = units(speech)
-    if length == 0:
+    length, parts = units(speech), clauses(speech)
+    if length == 0 or not parts:  # "×" is a unit and no clause
         return None
     language = language_of(speech, card.language)
-    parts = clauses(speech)
     matches = {name: [m.span() for m in register(language).groups[name].finditer(speech)] for name in GROUPS}
     densities = [min(1.0, len(matches[name]) / len(parts)) for name in GROUPS[:-1]]
     opener = 1.0 if matches["opener"] else 0.0

@@ -54,9 +54,9 @@ def runs(text: str, language: Language) -> set[str]:
 
 
 def _nameless(speech: str, card: CharacterCard) -> str:
-    for name in {card.name, card.nickname, *card.aliases}:
-        if name:
-            speech = speech.replace(name, "")
+    # The longer first: what "Ada" leaves of "Ada Lovelace" would stay, or not, as the set happens to be ordered.
+    for name in sorted({card.name, card.nickname, *card.aliases} - {""}, key=lambda name: (-len(name), name)):
+        speech = speech.replace(name, "")
     return speech
 
 
