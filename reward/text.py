@@ -94,6 +94,14 @@ def unit_list(text: str) -> list[str]:
     return _UNIT.findall(text.lower())
 
 
+def lower_case(text: str) -> str:
+    """The text in lower case, letter by letter, so that every place stays where it is."""
+    lowered = text.lower()
+    if len(lowered) == len(text):
+        return lowered
+    return "".join(low if len(low := letter.lower()) == 1 else letter for letter in text)
+
+
 def words(text: str) -> list[str]:
     """Words of a Latin-script text, lower-cased."""
     return [word.lower() for word in _WORD.findall(text)]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from itertools import pairwise
 
 from reward.dissonance.register import register
-from reward.text import Language, clauses
+from reward.text import Language, clauses, lower_case
 
 CAP = 2.0
 """Anchors beyond this many a clause earn nothing, so that particles and exclamation marks cannot be piled up."""
@@ -17,7 +18,7 @@ def anchors(text: str, language: Language) -> list[tuple[int, int, str]]:
 
     What stands inside a phrase of the assistant's (「有什么可以帮您」) is none.
     """
-    tables = register(language)
+    tables, text = register(language), lower_case(text)
     taken = [m.span() for m in tables.groups["opener"].finditer(text)]
     found = []
     for kind, pattern in tables.anchors.items():
@@ -30,9 +31,11 @@ def anchors(text: str, language: Language) -> list[tuple[int, int, str]]:
 def anchor_density(text: str, language: Language) -> float:
     """K: anchors a clause, between 0 and :data:`CAP`; at most two count in any one clause, 0 for empty text."""
     parts = clauses(text)
-    if not parts:
-        return 0.0
-    starts = [start for start, _, _ in anchors(text, language)]
+    return density(text, parts, [start for start, _, _ in anchors(text, language)]) if parts else 0.0
+
+
+def density(text: str, parts: Sequence[tuple[int, int]], starts: Sequence[int]) -> float:
+    """K of a text whose clauses (at least one) and anchors' starts, in order, are known."""
     # A closing mark belongs to its clause; what lies between clauses counts with the one before.
     edges = [start for start, _ in parts] + [len(text) + 1]
     counts = [bisect_left(starts, right) - bisect_left(starts, left) for left, right in pairwise(edges)]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reward.dissonance.anchors import anchor_density, anchors
+from reward.dissonance.anchors import anchors, density
 from reward.dissonance.lexicon import is_illeist, self_mentions
 from reward.dissonance.ngrams import ngram_register
 from reward.dissonance.register import GROUPS, register
 from reward.spans import join, reply_spans
-from reward.text import Language, clauses, language_of, sentences, units
+from reward.text import Language, clauses, language_of, lower_case, sentences, units
 from rlrp.cards import CharacterCard
 from rlrp.dialogue import Sample
 
@@ -44,18 +45,22 @@ def speech_features(speech: str, card: CharacterCard) -> Features | None:
     if length == 0 or not parts:  # "×" is a unit and no clause
         return None
     language = language_of(speech, card.language)
-    matches = {name: [m.span() for m in register(language).groups[name].finditer(speech)] for name in GROUPS}
+    lowered, groups = lower_case(speech), register(language).groups
+    matches = {name: [m.span() for m in groups[name].finditer(lowered)] for name in GROUPS}
     densities = [min(1.0, len(matches[name]) / len(parts)) for name in GROUPS[:-1]]
     opener = 1.0 if matches["opener"] else 0.0
-    tolerance, mentions = third_person_tolerance(speech, language, card)
-    k = anchor_density(speech, language)
+    held = anchors(speech, language)
+    tolerance, mentions = third_person_tolerance(speech, language, card, held)
+    k = density(speech, parts, [start for start, _, _ in held])
     ngrams = ngram_register(language).score(speech, card)
     values = (k, *densities, opener, tolerance, ngrams, math.log1p(length))
     hits = [span for name in ("biography", "slogan", "opener", "dates", "enumeration") for span in matches[name]]
     return Features(values, language, length, mentions, _offending(speech, parts, hits), speech)
 
 
-def third_person_tolerance(speech: str, language: Language, card: CharacterCard) -> tuple[float, float]:
+def third_person_tolerance(
+    speech: str, language: Language, card: CharacterCard, anchored: Sequence[tuple[int, int, str]] | None = None
+) -> tuple[float, float]:
     """How readily the speech takes the name for "I", and the weight of its self-mentions.
 
     The first number is the share (by weight) of self-mentions in sentences without a single speaker anchor: there the
@@ -65,7 +70,8 @@ def third_person_tolerance(speech: str, language: Language, card: CharacterCard)
     total = sum(m.weight for m in mentions)
     if not mentions or is_illeist(card):
         return 0.0, total
-    held = [start for start, _, kind in anchors(speech, language) if kind not in ("colloquial", "here_and_now")]
+    anchored = anchors(speech, language) if anchored is None else anchored
+    held = [start for start, _, kind in anchored if kind not in ("colloquial", "here_and_now")]
     loose = 0.0
     for start, end in sentences(speech):
         if not any(start <= at < end for at in held):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
-from reward.text import Language
+from reward.text import Language, lower_case
 from rlrp.cards import CharacterCard
 from rlrp.errors import UserError
 
@@ -47,13 +47,14 @@ def self_mentions(text: str, language: Language, card: CharacterCard | None = No
     extra = _card_forms(card) if card is not None else ()
     names = _names(card) if card is not None and is_illeist(card) else ()
     lexicon = _lexicon(language, extra, names)
-    blocked = [m.span() for m in lexicon.idioms.finditer(text)]
+    lowered = lower_case(text) if language == "en" else text
+    blocked = [m.span() for m in lexicon.idioms.finditer(lowered)]
     found = []
-    for match in lexicon.pattern.finditer(text):
+    for match in lexicon.pattern.finditer(lowered):
         start, end = match.span()
         if any(left <= start and end <= right for left, right in blocked):
             continue
-        form = match.group()
+        form = text[start:end]
         key = form.lower()
         kind: Literal["pronoun", "card", "name"] = "card" if form in extra else "name" if form in names else "pronoun"
         found.append(Mention(start, end, form, lexicon.weights.get(key, 1.0), kind))
@@ -150,25 +151,29 @@ def _lexicon(language: Language, extra: tuple[str, ...], names: tuple[str, ...])
     weights: dict[str, float] = {}
     for row in data["forms"]:
         form = str(row["form"])
-        rules[form] = _rule(row, edge)
+        rules[form] = _rule(row, edge, language)
         weights[form.lower()] = float(row.get("weight", 1.0))
     for form in (*extra, *names):
         if form.lower() not in {known.lower() for known in rules}:
             boundary = r"\b" if form.isascii() else ""
-            rules[form] = boundary + re.escape(form) + boundary
+            rules[form] = boundary + _literal(form, language) + boundary
         weights[form.lower()] = 1.0
     ordered = sorted(rules, key=lambda form: -len(form))
-    flags = re.IGNORECASE if language == "en" else 0
-    pattern = re.compile("|".join(f"(?:{rules[form]})" for form in ordered), flags)
-    idioms = re.compile("|".join(edge + re.escape(idiom) + edge for idiom in data.get("idioms", [])) or r"(?!)", flags)
+    pattern = re.compile("|".join(f"(?:{rules[form]})" for form in ordered))
+    idioms = re.compile("|".join(edge + _literal(i, language) + edge for i in data.get("idioms", [])) or r"(?!)")
     return _Lexicon(pattern, idioms, weights)
 
 
-def _rule(row: dict[str, Any], edge: str) -> str:
+def _literal(form: str, language: Language) -> str:
+    """The form as a pattern; English is looked for in lower-cased text, which is far cheaper than ignoring the case."""
+    return re.escape(lower_case(form) if language == "en" else form)
+
+
+def _rule(row: dict[str, Any], edge: str, language: Language) -> str:
     start = _CLAUSE_START if row.get("opens") else ""
     before = "".join(f"(?<!{part})" for part in _alternatives(row.get("before")))
     after = f"(?!{row['after']})" if row.get("after") else ""
-    return start + before + edge + re.escape(str(row["form"])) + edge + after
+    return start + before + edge + _literal(str(row["form"]), language) + edge + after
 
 
 def _alternatives(before: str | None) -> list[str]:

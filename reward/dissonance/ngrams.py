@@ -11,8 +11,11 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from reward.text import Language
 from rlrp.cards import CharacterCard
@@ -39,18 +42,59 @@ class NgramRegister:
 
     def score(self, speech: str, card: CharacterCard) -> float:
         """Log-odds between -6 and 6 of the written register; the card's names are left out. 0 for unknown text."""
-        found = [self.weights[run] for run in runs(_nameless(speech, card), self.language) if run in self.weights]
-        if not found:
+        keys, weights = self._table
+        known = np.unique(_match(self._keys(_normal(_nameless(speech, card))), keys))
+        if not len(known):
             return 0.0
-        # fsum: the runs are a set, whose order, and with it a plain sum's last bits, is another in every process.
-        return max(-LIMIT, min(LIMIT, self.bias + math.fsum(found) / math.sqrt(len(found))))
+        return max(-LIMIT, min(LIMIT, self.bias + float(weights[known].sum()) / math.sqrt(len(known))))
+
+    @cached_property
+    def _code(self) -> NDArray[np.int64]:
+        """The number of each character that is in the table, by code point; 0 for any other."""
+        letters = sorted({letter for run in self.weights for letter in run})
+        codes = np.zeros(max(map(ord, letters), default=0) + 2, np.int64)
+        for number, letter in enumerate(letters, 1):
+            codes[ord(letter)] = number
+        return codes
+
+    @cached_property
+    def _base(self) -> int:
+        return int(self._code.max()) + 1
+
+    @cached_property
+    def _table(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The runs' keys in order, and their weights."""
+        keys = np.array([self._keys(run)[-1] for run in self.weights], np.int64)
+        sequence = np.argsort(keys)
+        return keys[sequence], np.array(list(self.weights.values()))[sequence]
+
+    def _keys(self, text: str) -> NDArray[np.int64]:
+        """A number for every run of the text, the longest runs last; another run has another number."""
+        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+        codes = self._code[np.minimum(points, len(self._code) - 1)]  # the last one is nobody's
+        longest, parts, run = _LONGEST[self.language], [codes], codes
+        for order in range(1, min(longest, len(codes))):
+            run = run[:-1] * self._base + codes[order:]
+            parts.append(run + order * self._base**longest)
+        return np.concatenate(parts)
+
+
+def _match(keys: NDArray[np.int64], table: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Where in the sorted table the keys stand that are in it."""
+    place = np.minimum(np.searchsorted(table, keys), len(table) - 1)
+    found: NDArray[np.intp] = place[table[place] == keys]
+    return found
 
 
 def runs(text: str, language: Language) -> set[str]:
     """The runs of one to four (Chinese: three) characters in a text, numbers as 0."""
-    text = f" {_DIGITS.sub('0', _SPACE.sub(' ', text[:_MAX_CHARACTERS].lower())).strip()} "
+    text = _normal(text)
     size = len(text)
     return {text[at : at + order] for order in range(1, _LONGEST[language] + 1) for at in range(size - order + 1)}
+
+
+def _normal(text: str) -> str:
+    return f" {_DIGITS.sub('0', _SPACE.sub(' ', text[:_MAX_CHARACTERS].lower())).strip()} "
 
 
 def _nameless(speech: str, card: CharacterCard) -> str:
