@@ -81,6 +81,8 @@ class NgramRegister:
 
 def _match(keys: NDArray[np.int64], table: NDArray[np.int64]) -> NDArray[np.intp]:
     """Where in the sorted table the keys stand that are in it."""
+    if not len(table):
+        return np.zeros(0, np.intp)
     place = np.minimum(np.searchsorted(table, keys), len(table) - 1)
     found: NDArray[np.intp] = place[table[place] == keys]
     return found
