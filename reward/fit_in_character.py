@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from reward.embedding import Encoder, NgramEncoder, ngram_dimension, sentence_encoder
 from reward.features import card_summary, feature_names, visible_text
-from reward.heads.faults import FAULT_OF_KIND, FAULTS, PREFIX
+from reward.heads.examples import fault_weights, known_faults
+from reward.heads.faults import PREFIX
 from reward.heads.linear import Columns, LanguageModel, LinearClassifier, columns_of, joint_rows
 from reward.in_character import InCharacterTerm
 from reward.linear import Fitted, fit_head
@@ -28,9 +29,7 @@ _JOINT_STRENGTHS = (100.0,)
 _VOICE_STRENGTHS = (0.01, 0.03, 0.1, 0.3)
 _MATCH_STRENGTHS = (0.003, 0.01, 0.03, 0.1)
 _FAULT_STRENGTHS = (0.01, 0.1)
-_FAULT_FOLDS, _FAULT_CHARACTERS = 4, 4
-_OTHER_FAULTS = 0.25
-"""The weight of replies with another fault, as a share of that of the replies in role."""
+_FAULT_FOLDS = 4
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class FitReport:
 
 def fit_in_character(
     examples: Sequence[Example], encoders: Mapping[Language, str], *, seed: int = 0
-) -> tuple[InCharacterTerm, dict[str, FitReport]]:
+) -> tuple[InCharacterTerm, dict[Language, FitReport]]:
     """Train one classifier for every language that the examples are in.
 
     Args:
@@ -57,15 +56,15 @@ def fit_in_character(
     for example in examples:
         by_language[example.sample.card.language].append(example)
     models: dict[Language, LanguageModel] = {}
-    reports: dict[str, FitReport] = {}
+    reports: dict[Language, FitReport] = {}
     for language, own in sorted(by_language.items()):
-        _require_enough(own, language)
+        require_enough(own, language)
         encoder = _encoder(encoders[language], own, seed)
         models[language], reports[language] = _fit_language(language, own, encoder)
     return InCharacterTerm(LinearClassifier(models)), reports
 
 
-def _require_enough(examples: Sequence[Example], language: Language) -> None:
+def require_enough(examples: Sequence[Example], language: Language) -> None:
     characters = {example.slug for example in examples if example.label}
     faults = {example.slug for example in examples if not example.label and example.kind not in MISPLACED}
     if len(characters) < 4 or len(faults) < 2:
@@ -118,38 +117,22 @@ def _fit_language(language: Language, examples: Sequence[Example], encoder: Enco
 
 
 def _fit_faults(examples: Sequence[Example], columns: Columns, scales: Floats) -> dict[str, Fitted]:
-    """A head for each fault that enough characters have examples of: the fault against being in role. Other faults
-    stand with the replies in role, at a fraction of their weight, so that a head knows its own fault from theirs."""
-    rows, slugs = columns.all, [example.slug for example in examples]
-    faults = np.array([FAULT_OF_KIND.get(example.kind, "") for example in examples])
-    in_role = np.array([example.label == 1 for example in examples])
-    own_weights = np.array([example.weight for example in examples], np.float32)
+    """A head for each fault that enough characters have examples of."""
+    rows, slugs = columns.all, np.array([example.slug for example in examples])
     fitted = {}
     for name in known_faults(examples):
-        fault = faults == name
-        others = ~in_role & ~fault & (faults != "")
-        share = _OTHER_FAULTS * own_weights[in_role].sum() / max(own_weights[others].sum(), 1e-9)
-        weights = np.where(others, own_weights * share, own_weights).astype(np.float32)
-        # Whatever has no fault of its own (repeated, shuffled) is left out, also of what the calibration sees.
-        kept = in_role | fault | others
+        own, weights = fault_weights(examples, name)
+        kept = weights > 0  # the rest are left out also of what the calibration sees
         fitted[name] = fit_head(
             rows[kept],
-            fault[kept].astype(np.int64),
+            own[kept].astype(np.int64),
             weights[kept],
-            [slug for slug, keep in zip(slugs, kept, strict=True) if keep],
+            slugs[kept].tolist(),
             column_scale=scales,
             strengths=_FAULT_STRENGTHS,
             folds=_FAULT_FOLDS,
         )
     return fitted
-
-
-def known_faults(examples: Sequence[Example]) -> tuple[str, ...]:
-    """The faults of which enough characters have examples, in their order."""
-    slugs: dict[str, set[str]] = defaultdict(set)
-    for example in examples:
-        slugs[FAULT_OF_KIND.get(example.kind, "")].add(example.slug)
-    return tuple(name for name in FAULTS if len(slugs[name]) >= _FAULT_CHARACTERS)
 
 
 def _block_scale(widths: Sequence[int]) -> Floats:

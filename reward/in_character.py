@@ -88,6 +88,14 @@ def _restored(folder: Path, contents: Contents) -> Classifier:
     kind = contents.config.get("head", LinearClassifier.kind)
     if kind == LinearClassifier.kind:
         return LinearClassifier.restore(folder, contents)
+    if kind == "cross-encoder":
+        from reward.heads.cross_encoder import CrossEncoderClassifier
+
+        return CrossEncoderClassifier.restore(folder, contents)
+    if kind == "lm":
+        from reward.heads.lm import LmClassifier
+
+        return LmClassifier.restore(folder, contents)
     raise UserError(f"got {kind!r}, expected linear, cross-encoder or lm", file=folder / CONFIG, place="head")
 
 

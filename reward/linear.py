@@ -205,11 +205,11 @@ def _left_out(
         taught = seen[learn[seen]]
         model = regression(strength).fit(columns[taught], labels[taught], sample_weight=weights[taught])
         scores[unseen] = model.decision_function(columns[unseen])
-    slope, offset = _platt(scores[learn], labels[learn], weights[learn])
+    slope, offset = platt(scores[learn], labels[learn], weights[learn])
     return scores * slope + offset, np.array([slope, offset], np.float32)
 
 
-def _platt(scores: Floats, labels: NDArray[np.int64], weights: Floats) -> tuple[float, float]:
+def platt(scores: Floats, labels: NDArray[np.int64], weights: Floats) -> tuple[float, float]:
     """Slope and offset of the logistic curve from score to probability."""
     model = regression(1e3).fit(scores[:, None], labels, sample_weight=weights)
     # A slope at or below zero would turn the ranking round; that the scores are worthless is for validation to say.

@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from reward.heads.figures import faults_table
-from reward.text import Language
+from reward.heads.figures import adversarial_text, faults_table
 
 _TEXT = """\
 # Reward models
 
 Two classifiers of replies in role-play, and the composite reward that uses the first (`reward.yaml`).
 
-- `in_character/` is optimised. It gives the probability that a reply is the card's character in role, from two
-  questions: is it somebody speaking in a scene (voice: embedding and style of the reply), and is it this character
-  answering this (match: what the reply shares with card and conversation, and the card's manner of speech).
+- `in_character/` is optimised. It gives the probability that a reply is the card's character in role, {head}
 - `judge/` is never optimised. It answers the same from other characters' data and other features (words and character
   n-grams). Watch it beside the reward.
 
-Both are linear models in safetensors and JSON; nothing in them is code.
+Both are safetensors and JSON; nothing in them is code.
 
 ## Training data
 
@@ -27,7 +24,7 @@ Both are linear models in safetensors and JSON; nothing in them is code.
 
 Positives are replies from the characters' dialogues and the right halves of contrasts. Negatives, by kind: {kinds}.
 `other_character` and `shuffled` are real replies in the wrong place; `base_assistant` are the base model's own answers.
-Encoders of the in-character classifier: {encoders}.
+{models}{matched}
 
 ## Measured on characters that were not trained on
 
@@ -47,6 +44,10 @@ from 70 %), calibrated at even odds of the fault and being in role:
 
 A biography in the first person counts as breaking the fourth wall: it speaks of the character from outside.
 
+Hand-written faults dressed up as the character (its gestures, catchphrases and old words around an assistant's answer),
+each beside a reply in role to the same line, on characters not trained on: the reply in role has the higher value in
+{adversarial}{generators}
+
 ## Limits
 
 - Small data of a few authors: the figures say how well the classifiers know *these* faults in replies by *these*
@@ -56,24 +57,58 @@ A biography in the first person counts as breaking the fourth wall: it speaks of
 """
 
 
-def model_card(report: Mapping[str, Any], encoders: Mapping[Language, str]) -> str:
+_HEADS = {
+    "linear": """from two
+  questions: is it somebody speaking in a scene (voice: embedding and style of the reply), and is it this character
+  answering this (match: what the reply shares with card and conversation, and the card's manner of speech). Linear.""",
+    "cross-encoder": """by an
+  encoder that reads the card and the last messages against the reply (cross-encoder).""",
+    "lm": """by a
+  causal language model that reads the card, the last messages and the reply (a LoRA adapter and a linear layer).""",
+}
+
+
+def model_card(report: Mapping[str, Any]) -> str:
     """Markdown with the figures of ``report`` (see :func:`reward.train.train_reward`)."""
-    data = report["data"]
+    data, own = report["data"], report["in_character"]
     lines = [
         f"- {name}: {len(data[name]['characters'])} characters, {sum(data[name]['examples'].values())} examples, "
         f"SHA-256 {data[name]['sha256'][:16]}"
         for name in ("in_character", "judge")
     ]
     kinds = sorted(set(data["in_character"]["examples"]) - {"in_role"})
-    used = ", ".join(f"{language} `{encoders[language]}`" for language in data["fits"])
     return _TEXT.format(
+        head=_HEADS[data["head"]],
         data="\n".join(lines),
         kinds=", ".join(f"`{kind}`" for kind in kinds),
-        encoders=used,
+        models=_models(data["fits"]),
+        matched="\nNegatives are weighted to the lengths of replies in role." if data["length_matched"] else "",
         figures=_figures_table(report),
         kinds_table=_kinds_table(report),
-        faults=faults_table(report["in_character"]["faults"]),
+        faults=faults_table(own["faults"]),
+        adversarial=adversarial_text(own["adversarial"]),
+        generators=_generators(own["unseen_generators"]),
     )
+
+
+def _models(fits: Mapping[str, Mapping[str, Any]]) -> str:
+    """Which models the classifier is made of."""
+    if any("base" in fit for fit in fits.values()):
+        bases = ", ".join(sorted({f"`{fit['base']}`" for fit in fits.values()}))
+        left = sum(fit["calibrated_on"] for fit in fits.values())
+        return f"The in-character classifier starts from {bases}; {left} of its characters only calibrate it."
+    used = ", ".join(f"{language} `{fit['encoder']}`" for language, fit in fits.items())
+    return f"Encoders of the in-character classifier: {used}."
+
+
+def _generators(found: Mapping[str, Mapping[str, Any]]) -> str:
+    if not found:
+        return ""
+    rows = [
+        f"| {name} | {_cell(own['base_assistant'])} | {_cell(own['half_assistant'])} |" for name, own in found.items()
+    ]
+    head = "\n\nAUC against the replies of a model whose replies were left out of training:\n\n"
+    return head + "\n".join(["| generator | base_assistant | half_assistant |", "|---|---|---|", *rows])
 
 
 def _figures_table(report: Mapping[str, Any]) -> str:

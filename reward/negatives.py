@@ -20,7 +20,7 @@ from rlrp.cards import CharacterCard
 from rlrp.dialogue import Contrast, Dialogue, Message, Pool, Sample
 
 IN_ROLE = "in_role"
-MISPLACED = frozenset({"other_character", "shuffled", "parroting"})
+MISPLACED = frozenset({"other_character", "shuffled", "parroting", "contradicts_card"})
 """Kinds that are good text out of its place; the others are faulty wherever they stand."""
 
 KIND_WEIGHTS: dict[str, float] = {
@@ -33,8 +33,12 @@ KIND_WEIGHTS: dict[str, float] = {
     "repeated": 0.15,
     "shuffled": 0.3,
     "parroting": 0.3,
+    "assistant_tone": 0.5,
+    "breaks_fourth_wall": 0.5,
+    "contradicts_card": 0.5,
 }
-"""Each kind's share of the negatives' weight, before it is normalised over the kinds that are there."""
+"""Each kind's share of the negatives' weight, before it is normalised over the kinds that are there. The last three
+come from contrasts of one's own alone."""
 _FULL_STOP = re.compile(r"[.!?](?=\s|$)[\"”’)*]*|[。！？…][”’」』）]*")
 _PHRASE = 4
 """Units that a sentence of the assistant's needs to tell it from anybody else's."""
@@ -44,11 +48,13 @@ _SWAPS = 3
 
 @dataclass(frozen=True)
 class BaseReply:
-    """What the base model, an assistant, answered in the character's place."""
+    """What the base model, an assistant, answered in the character's place; ``generator`` names the model where there
+    are several."""
 
     card_slug: str
     messages: tuple[Message, ...]
     reply: str
+    generator: str = ""
 
 
 @dataclass(frozen=True)

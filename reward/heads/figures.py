@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from reward.heads.faults import FAULT_OF_KIND, FAULTS, PREFIX
-from reward.measures import auc, brier, calibration_error
+from reward.measures import auc, brier, calibration_error, pair_accuracy
 from reward.negatives import Example
-from rlrp.dialogue import Sample
+from rlrp.cards import CharacterCard, read_cards
+from rlrp.dialogue import Contrast, Message, Sample, read_contrasts, resolve
 from rlrp.protocols import TermScore
 
 Scorer = Callable[[Sequence[Sample]], Sequence[TermScore]]
@@ -46,6 +47,43 @@ def _figures_of(name: str, scored: Sequence[tuple[Example, TermScore]]) -> dict[
         "brier": _rounded(brier(labels, values[told], even)) if both else None,
         "ece": _rounded(calibration_error(labels, values[told], even)) if both else None,
     }
+
+
+def adversarial_pairs(cards: Mapping[str, CharacterCard]) -> list[Contrast]:
+    """The shipped pairs of a reply in role and a fault dressed up as one, of the shipped cards among ``cards``."""
+    found: list[Contrast] = []
+    for language in ("en", "zh"):
+        shipped = read_cards(resolve(f"builtin:cards/{language}"))
+        pairs = read_contrasts(resolve(f"builtin:evaluation/in_character_adversarial_{language}.jsonl"), shipped)
+        found += [pair for pair in pairs if cards.get(pair.card_slug) == pair.card]
+    return found
+
+
+def adversarial_figures(score: Scorer, pairs: Sequence[Contrast]) -> dict[str, Any]:
+    """``accuracy`` over the pairs that have scores (the reply in role is worth more), ``n``, and ``by_fault``."""
+    asked = [(pair.card, (Message("user", pair.user),)) for pair in pairs]
+    better = score([Sample(*place, pair.in_role) for place, pair in zip(asked, pairs, strict=True)])
+    worse = score([Sample(*place, pair.faulty) for place, pair in zip(asked, pairs, strict=True)])
+    values = [
+        (pair.kind, high.value, low.value)
+        for pair, high, low in zip(pairs, better, worse, strict=True)
+        if high.value is not None and low.value is not None
+    ]
+
+    def accuracy(of: str | None = None) -> float | None:
+        own = [(high, low) for kind, high, low in values if of in (None, kind)]
+        return _rounded(pair_accuracy([high for high, _ in own], [low for _, low in own]))
+
+    kinds = sorted({kind for kind, _, _ in values})
+    return {"accuracy": accuracy(), "n": len(values), "by_fault": {kind: accuracy(kind) for kind in kinds}}
+
+
+def adversarial_text(figures: Mapping[str, Any]) -> str:
+    """A line for the model card."""
+    if not figures["n"]:
+        return "None of the shipped adversarial pairs is about a character it was measured on."
+    by_fault = ", ".join(f"{name} {_cell(value)}" for name, value in figures["by_fault"].items())
+    return f"{_cell(figures['accuracy'])} of {figures['n']} pairs ({by_fault})."
 
 
 def _rounded(value: float) -> float | None:

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from made_characters import THINGS, base_replies, pool, sample
 
 from reward.embedding import NgramEncoder, ngram_dimension
-from reward.fit_in_character import fit_in_character, known_faults
+from reward.fit_in_character import fit_in_character
 from reward.fit_judge import fit_judge
+from reward.heads.examples import known_faults
 from reward.heads.linear import LinearClassifier
 from reward.in_character import InCharacterTerm
 from reward.judge import JudgeTerm
