@@ -109,10 +109,14 @@ class Experiment:
         self.stage("reward", folder, key, partial(self._train_reward, folder))
 
     def _train_reward(self, folder: Path) -> None:
+        from reward.heads.settings import HeadOptions
         from reward.train import RewardSettings, train_reward
 
+        config = self.config.reward
         settings = RewardSettings(
-            encoder=self.config.reward.encoder, weights=self.config.reward.weights, length=self.config.reward.length
+            **config.model_dump(include={"encoder", "weights", "length", "head", "base", "length_matched"}),
+            head_options=HeadOptions(**config.head_options.model_dump()),
+            accept_terms=self.config.accept_terms,
         )
         train_reward(self.pool, self._base_replies(), folder, settings, seed=self.config.seed)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from reward.heads.settings import base_model
 from reward.people.ratings import read_ratings
 from reward.people.settings import RatingsConfig
 from rlrp.config import Config, WorkerConfig, dump_config
@@ -80,8 +81,12 @@ def print_reward_plan(config: Config) -> None:
     print(dump_config(config), end="")
     pool = _pool(config)
     print(f"reward: {len(pool.train_cards)} characters to train on, {len(pool.held_out_cards)} held out to measure")
-    encoder = config.reward.encoder or "of the language"
-    print(f"        {config.reward.base_replies} replies of the base model as negatives, encoder {encoder}")
+    head, languages = config.reward.head, {card.language for card in pool.train_cards.values()}
+    if head == "linear":
+        reads = f"encoder {config.reward.encoder or 'of the language'}"
+    else:
+        reads = f"base {base_model(head, config.reward.base, languages)}"
+    print(f"        {config.reward.base_replies} replies of the base model as negatives, {head} head, {reads}")
 
 
 def print_ratings_plan(config: RatingsConfig) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from made_characters import base_replies, pool, sample
 from tiny_models import VOCABULARY, byte_tokenizer, save_tiny
 
+from reward.config import load_reward
 from reward.heads.fit import fit_trained
 from reward.heads.loop import calibrate, pick_device
 from reward.heads.reading import Cutter
@@ -21,6 +22,9 @@ from reward.heads.settings import HeadOptions, base_model
 from reward.in_character import InCharacterTerm
 from reward.linear import sigmoid
 from reward.negatives import build_examples, characters_of
+from reward.train import RewardSettings, train_reward
+from rlrp.config import HeadConfig
+from rlrp.dialogue import Message, Sample
 from rlrp.errors import UserError
 
 MADE = pool("en")
@@ -88,8 +92,6 @@ def test_what_needs_no_reading_is_decided_as_with_the_linear_head(kind: str, ter
 @settings(max_examples=15, deadline=None)
 @given(reply=st.text(max_size=200), asked=st.text(max_size=60))
 def test_values_are_probabilities_whatever_the_reply(kind: str, reply: str, asked: str, terms):
-    from rlrp.dialogue import Message, Sample
-
     score = terms[kind].score([Sample(IN_ROLE.card, (Message("user", asked),), reply)])[0]
     assert score.value is None or 0 <= score.value <= 1
     assert all(np.isfinite(value) for value in score.parts.values())
@@ -214,6 +216,25 @@ def test_calibration_brings_the_logits_to_even_odds():
     # In role: 10 of 15 at 4, and 10 of 25 at 2.
     assert float(sigmoid(np.array(4 * slope + offset))) == pytest.approx(10 / 15, abs=0.01)
     assert float(sigmoid(np.array(2 * slope + offset))) == pytest.approx(10 / 25, abs=0.01)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_whole_reward_is_trained_with_the_head(kind: str, bases, tmp_path: Path):
+    options = OPTIONS.model_copy(update={"epochs": 1})
+    settings = RewardSettings(head=kind, base=bases[kind], head_options=options)
+    report = train_reward(MADE, base_replies(MADE), tmp_path, settings)
+    assert report["data"]["head"] == kind
+    assert report["data"]["length_matched"] is True
+    assert len(report["data"]["fits"]["en"]["losses"]) == 1
+    text = (tmp_path / "README.md").read_text()
+    assert f"starts from `{bases[kind]}`; 2 of its characters only calibrate it" in text
+    assert "Negatives are weighted to the lengths of replies in role." in text
+    terms = load_reward(tmp_path / "reward.yaml").score_one_by_one([IN_ROLE])[0].terms
+    assert 0 <= terms["in_character"] <= 1
+
+
+def test_the_configuration_has_the_heads_options():
+    assert HeadOptions(**HeadConfig().model_dump()) == HeadOptions()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,25 @@ def test_wrong_settings_leave_nothing_behind(settings: RewardSettings, expected:
     with pytest.raises(UserError, match=expected):
         train_reward(pool("en"), [], tmp_path / "out", settings)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_generator_is_measured_by_a_classifier_that_did_not_see_it(tmp_path: Path):
+    made = pool("en")
+    replies = [replace(base, generator="ab"[at % 2]) for at, base in enumerate(base_replies(made))]
+    report = train_reward(made, replies, tmp_path, SETTINGS)
+    found = report["in_character"]["unseen_generators"]
+    # The held-out characters have one reply of each.
+    assert {name: own["base_assistant"] for name, own in found.items()} == {"a": 1.0, "b": 1.0}
+    assert "left out of training" in (tmp_path / "README.md").read_text()
+
+
+def test_lengths_can_be_matched_for_the_linear_head_too(trained, tmp_path: Path):
+    made = pool("en")
+    matched = train_reward(made, base_replies(made), tmp_path, SETTINGS.model_copy(update={"length_matched": True}))
+    assert matched["data"]["length_matched"] is True
+    assert trained[1]["data"]["length_matched"] is False
+    assert trained[1]["in_character"]["unseen_generators"] == {}
+    assert matched["data"]["in_character"]["sha256"] != trained[1]["data"]["in_character"]["sha256"]
 
 
 def test_too_few_characters_are_refused(tmp_path: Path):
