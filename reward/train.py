@@ -8,78 +8,33 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
 from reward.config import VERSION, read_reward_config
-from reward.fit_in_character import fit_in_character
-from reward.fit_judge import REWARD_SHARE, fit_judge, split_characters
-from reward.heads.examples import length_matched
-from reward.heads.figures import adversarial_figures, adversarial_pairs, fault_figures
-from reward.heads.settings import HeadKind, HeadOptions
-from reward.in_character import InCharacterTerm
+from reward.fit_judge import fit_judge, split_characters
+from reward.heads.report import (
+    fit_classifier,
+    in_character_figures,
+    judge_figures,
+    training_examples,
+    unseen_generators,
+)
 from reward.model_card import model_card
-from reward.negatives import KIND_WEIGHTS, BaseReply, Character, Example, build_examples, characters_of
+from reward.negatives import BaseReply, Character, Example, build_examples, characters_of
+from reward.settings import ENCODERS, RewardSettings
 from reward.term_configs import BUILT_IN, DEFAULT_GATES, DEFAULT_WEIGHTS
-from reward.text import Language
-from reward.validate import Exam, length_baseline, measure, print_figures, validate_reward, values_of
+from reward.validate import print_figures, validate_reward
 from rlrp.dialogue import Pool
 from rlrp.errors import UserError
 from rlrp.files import write_json, write_text
 
-ENCODERS: dict[Language, str] = {"en": "packaged:all-minilm-l6-v2", "zh": "ngrams:128"}
 _MIN_CHARACTERS = 8
 """To train on: enough to leave some out of the reward for the judge, and to leave some out of each for calibration."""
-
-
-class RewardSettings(BaseModel):
-    """What may be chosen about the reward's training.
-
-    Args:
-        encoder: of the in-character classifier: ``packaged:NAME``, a hub id, a directory or ``ngrams:N``; for all
-            languages, or by language. Languages without one, and None, get the default: MiniLM for English, n-grams
-            for Chinese.
-        weights: of the terms, in place of the defaults; 0 logs a term without optimising it.
-        length: the length guard's band, in words or Chinese characters, in place of its own.
-        reward_share: the part of the training characters that trains the reward; the others train the judge.
-        kind_weights: the weight of each kind of negative, in place of the defaults; 0 leaves a kind out.
-        head: of the in-character classifier: ``linear`` (a minute on a CPU), ``cross-encoder`` or ``lm``.
-        base: the model that the cross-encoder or lm head starts from: ``packaged:NAME``, a hub id or a directory; None
-            takes a small English one.
-        head_options: of the training of those two.
-        length_matched: weigh the negatives so that the lengths of each kind are spread as those in role are; None does
-            so for the cross-encoder and lm heads alone. The linear head sees no length.
-        accept_terms: accept the terms of a packaged base model that has some.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    encoder: str | dict[Language, str] | None = None
-    weights: dict[str, float] = Field(default_factory=dict)
-    length: tuple[int, int] | None = None
-    reward_share: Annotated[float, Field(gt=0, lt=1)] = REWARD_SHARE
-    kind_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    head: HeadKind = "linear"
-    base: str | None = None
-    head_options: HeadOptions = HeadOptions()
-    length_matched: bool | None = None
-    accept_terms: bool = False
-
-    @property
-    def matches_lengths(self) -> bool:
-        return self.head != "linear" if self.length_matched is None else self.length_matched
-
-    def encoders(self) -> dict[Language, str]:
-        """The encoder of each language."""
-        if isinstance(self.encoder, str):
-            return dict.fromkeys(ENCODERS, self.encoder)
-        return {**ENCODERS, **(self.encoder or {})}
 
 
 def train_reward(
@@ -114,25 +69,19 @@ def train_reward(
     _require_characters(characters)
     own, judges = _parts(characters, seed, settings.reward_share)
     held_out = [c for c in characters_of(pool, held_out=True) if c.dialogues or c.contrasts]
-    kind_weights = {**KIND_WEIGHTS, **settings.kind_weights}
-    examples = build_examples(own, base_replies, seed=seed, kind_weights=kind_weights)
-    if settings.matches_lengths:
-        examples = length_matched(examples)
-    judge_examples = build_examples(judges, base_replies, seed=seed, kind_weights=kind_weights)
+    examples = training_examples(own, base_replies, settings, seed)
+    judge_examples = build_examples(judges, base_replies, seed=seed, kind_weights=settings.all_kind_weights)
     say(f"in_character: {len(examples)} examples of {len(own)} characters")
-    in_character, fits = _fitted(examples, settings, seed)
+    in_character, fits = fit_classifier(examples, settings, seed)
     say(f"judge: {len(judge_examples)} examples of {len(judges)} other characters")
     judge = fit_judge(judge_examples)
     say(f"measuring on {len(held_out or judges)} characters not trained on")
     report: dict[str, Any] = {
         "in_character": {
-            **_figures(in_character.score, held_out or judges, base_replies, seed),
-            **_further_figures(in_character.score, held_out or judges, base_replies, seed),
-            "unseen_generators": _unseen_generators(
-                own, held_out or judges, base_replies, settings, kind_weights, seed
-            ),
+            **in_character_figures(in_character, held_out or judges, base_replies, seed),
+            "unseen_generators": unseen_generators(own, held_out or judges, base_replies, settings, seed),
         },
-        "judge": _figures(judge.score, held_out or own, base_replies, seed),
+        "judge": judge_figures(judge.score, held_out or own, base_replies, seed),
         "data": {
             "in_character": _describe(examples, own),
             "judge": _describe(judge_examples, judges),
@@ -188,76 +137,6 @@ def _parts(characters: Sequence[Character], seed: int, reward_share: float) -> t
         own += [character for character in group if character.slug in chosen]
         judges += [character for character in group if character.slug not in chosen]
     return own, judges
-
-
-def _figures(
-    score: Any, characters: Sequence[Character], base_replies: Sequence[BaseReply], seed: int
-) -> dict[str, Any]:
-    exam = Exam.of(characters, base_replies, seed=seed)
-    figures = measure(values_of(score), exam, probability=True, seed=seed)
-    return {**figures, "length_auc": length_baseline(exam)}
-
-
-def _further_figures(
-    score: Any, characters: Sequence[Character], base_replies: Sequence[BaseReply], seed: int
-) -> dict[str, Any]:
-    """Figures of the in-character classifier alone."""
-    exam = Exam.of(characters, base_replies, seed=seed)
-    pairs = adversarial_pairs({character.slug: character.card for character in characters})
-    return {"faults": fault_figures(score, exam.examples), "adversarial": adversarial_figures(score, pairs)}
-
-
-def _fitted(
-    examples: Sequence[Example], settings: RewardSettings, seed: int
-) -> tuple[InCharacterTerm, dict[str, dict[str, Any]]]:
-    """The classifier with the head that the settings name, and by language what it was fitted on and how."""
-    if settings.head == "linear":
-        linear, fits = fit_in_character(examples, settings.encoders(), seed=seed)
-        encoders = settings.encoders()
-        return linear, {
-            language: {
-                "encoder": encoders[language],
-                "examples": fit.examples,
-                "characters": fit.characters,
-                "heads": fit.chosen,
-            }
-            for language, fit in fits.items()
-        }
-    from reward.heads.fit import fit_trained
-
-    trained, reports = fit_trained(
-        settings.head,
-        examples,
-        settings.base,
-        settings.head_options,
-        seed=seed,
-        accept_terms=settings.accept_terms,
-    )
-    return trained, {language: asdict(report) for language, report in reports.items()}
-
-
-def _unseen_generators(
-    own: Sequence[Character],
-    measured: Sequence[Character],
-    base_replies: Sequence[BaseReply],
-    settings: RewardSettings,
-    kind_weights: Mapping[str, float],
-    seed: int,
-) -> dict[str, Any]:
-    """For each model that wrote base replies, where there are several: AUC against its replies, in part and in whole,
-    of a classifier that saw those of the others alone."""
-    generators = sorted({base.generator for base in base_replies})
-    if len(generators) < 2:
-        return {}
-    found = {}
-    for generator in generators:
-        others = [base for base in base_replies if base.generator != generator]
-        examples = build_examples(own, others, seed=seed, kind_weights=kind_weights)
-        term, _ = _fitted(length_matched(examples) if settings.matches_lengths else examples, settings, seed)
-        exam = Exam.of(measured, [base for base in base_replies if base.generator == generator], seed=seed)
-        by_kind = measure(values_of(term.score), exam, probability=True, seed=seed)["auc_by_kind"]
-        found[generator] = {kind: by_kind.get(kind) for kind in ("base_assistant", "half_assistant")}
-    return found
 
 
 def _describe(examples: Sequence[Example], characters: Sequence[Character]) -> dict[str, Any]:

@@ -110,7 +110,8 @@ class Experiment:
 
     def _train_reward(self, folder: Path) -> None:
         from reward.heads.settings import HeadOptions
-        from reward.train import RewardSettings, train_reward
+        from reward.settings import RewardSettings
+        from reward.train import train_reward
 
         config = self.config.reward
         settings = RewardSettings(

@@ -22,7 +22,8 @@ from reward.heads.settings import HeadOptions, base_model
 from reward.in_character import InCharacterTerm
 from reward.linear import sigmoid
 from reward.negatives import build_examples, characters_of
-from reward.train import RewardSettings, train_reward
+from reward.settings import RewardSettings
+from reward.train import train_reward
 from rlrp.config import HeadConfig
 from rlrp.dialogue import Message, Sample
 from rlrp.errors import UserError

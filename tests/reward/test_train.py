@@ -11,7 +11,8 @@ from made_characters import base_replies, pool, sample
 
 from reward.config import load_reward, read_reward_config, reward_hash
 from reward.negatives import characters_of
-from reward.train import RewardSettings, train_reward
+from reward.settings import RewardSettings
+from reward.train import train_reward
 from reward.validate import Exam, measure, validate_reward
 from rlrp.dialogue import Pool
 from rlrp.errors import UserError
