@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from reward.totals import Gate, Normalise, TermSettings
 from rlrp.errors import UserError
 from rlrp.protocols import RewardTerm
+
+if TYPE_CHECKING:
+    from reward.dissonance.scorer import Scorer
 
 DEFAULT_WEIGHTS: dict[str, float] = {
     "in_character": 1.0,
@@ -96,19 +99,44 @@ class JudgeConfig(TermConfig):
         return _model_files(folder / self.model)
 
 
+class ScorerConfig(_Strict):
+    """Frozen language models that read the two registers: ``model`` alone under two framings, or ``model`` (a role-play
+    checkpoint) against the ``assistant`` that it was tuned from."""
+
+    model: str
+    assistant: str | None = None
+    accept_terms: bool = False
+
+
 class DissonanceConfig(TermConfig):
-    """``weights``: a file of fitted weights in place of the shipped one; ``soften``: see the term."""
+    """``weights``: a file of fitted weights in place of the shipped one; ``soften``: see the term; ``scorer``: language
+    models, in place of the lite score alone."""
 
     weights: str | None = None
     soften: Annotated[float, Field(ge=0, le=1)] = 0.3
+    scorer: ScorerConfig | None = None
 
     def build(self, name: str, folder: Path) -> RewardTerm:
         from reward.dissonance.score import DissonanceTerm
 
-        return DissonanceTerm(weights=folder / self.weights if self.weights else None, soften=self.soften)
+        weights = folder / self.weights if self.weights else None
+        return DissonanceTerm(weights=weights, soften=self.soften, scorer=self._scorer(folder))
+
+    def _scorer(self, folder: Path) -> Scorer | None:
+        if self.scorer is None:
+            return None
+        from reward.dissonance.neural import NeuralScorer
+
+        own = self.scorer
+        assistant = own.assistant and _model_at(folder, own.assistant)
+        return NeuralScorer(_model_at(folder, own.model), assistant, accept_terms=own.accept_terms)
 
     def files(self, folder: Path) -> list[Path]:
-        return [folder / self.weights] if self.weights else []
+        found = [folder / self.weights] if self.weights else []
+        for spec in (self.scorer.model, self.scorer.assistant) if self.scorer else ():
+            if spec and (folder / spec).is_dir():
+                found += [path for path in sorted((folder / spec).glob("*.safetensors"))]
+        return found
 
 
 class BlacklistConfig(TermConfig):
@@ -247,6 +275,11 @@ def config_class(name: str) -> type[TermConfig] | None:
     """What a term's options must be: of the built-in term ``NAME`` for ``NAME`` and ``NAME.LABEL``, which is how one
     is used twice; None for any other name."""
     return BUILT_IN.get(name.partition(".")[0])
+
+
+def _model_at(folder: Path, spec: str) -> str:
+    """A directory beside the YAML file, or whatever else names a model."""
+    return str(folder / spec) if (folder / spec).is_dir() else spec
 
 
 def _model_files(folder: Path) -> list[Path]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from reward.dissonance.features import NAMES, Features, features
 from reward.dissonance.lexicon import LEXICONS
 from reward.dissonance.ngrams import NgramRegister, fit_ngrams
+from reward.dissonance.scorer import Registers, Scorer
 from reward.text import Language
 from rlrp.cards import CharacterCard
 from rlrp.dialogue import Sample
@@ -25,8 +26,6 @@ from rlrp.errors import UserError
 
 Array = npt.NDArray[np.float64]
 WEIGHTS = LEXICONS / "dissonance_lite.json"
-LogRatio = Callable[[Sequence[Sample]], "list[float | None]"]
-"""Mean log p under the dialogue register minus under the assistant register, nats a token; None where undefined."""
 Pair = tuple[Sample, Sample]
 """(in role, faulty): the same card and messages, two replies."""
 TAU_PERCENTILE = 75
@@ -48,14 +47,16 @@ _PRIOR_PRECISION = 3.0
 _LENGTH_PRECISION = 300.0
 _LEAST_SCALE = 0.1
 # Before any language model's ratios were fitted: one nat a token more of dialogue register divides the odds by e².
+# Substitution counts for nothing until it has shown on labels what it adds; it is logged.
 _UNFITTED_R = {"mean": 0.5, "scale": 0.5, "weight": -1.0}
+_UNFITTED_S = {"mean": 0.0, "scale": 0.5, "weight": 0.0}
 
 
 @dataclass(frozen=True)
 class Weights:
     """One language's regression: z-scores of the features by ``mean`` and ``scale``, times ``weight``, plus ``bias``.
 
-    ``tau``: what d exceeds counts. ``r``: mean, scale and weight of the log-ratio R, in nats a token.
+    ``tau``: what d exceeds counts. ``r`` and ``s``: mean, scale and weight of R and S, in nats a token.
     """
 
     mean: tuple[float, ...]
@@ -65,14 +66,16 @@ class Weights:
     tau: float
     pairs: int
     r: dict[str, float]
+    s: dict[str, float] = field(default_factory=lambda: dict(_UNFITTED_S))
 
-    def dissonance(self, values: Sequence[float], ratio: float | None = None) -> float:
+    def dissonance(self, values: Sequence[float], read: Registers | None = None) -> float:
         """d in (0, 1) for features in the order of :data:`reward.dissonance.features.NAMES`."""
         z = self.bias + sum(
             w * (v - m) / s for v, m, s, w in zip(values, self.mean, self.scale, self.weight, strict=True)
         )
-        if ratio is not None:
-            z += self.r["weight"] * (ratio - self.r["mean"]) / self.r["scale"]
+        for own, value in ((self.r, read.R if read else None), (self.s, read.S if read else None)):
+            if value is not None:
+                z += own["weight"] * (value - own["mean"]) / own["scale"]
         return 1 / (1 + math.exp(-max(-30.0, min(30.0, z))))
 
 
@@ -88,7 +91,7 @@ class Validation:
 
 
 def fit_lite(
-    pairs: Sequence[Pair], log_ratio: LogRatio | None = None, lines: Sequence[Sample] = ()
+    pairs: Sequence[Pair], scorer: Scorer | None = None, lines: Sequence[Sample] = ()
 ) -> dict[Language, Weights]:
     """Fit the weights of every language that the pairs hold at least ten of.
 
@@ -97,27 +100,27 @@ def fit_lite(
     Args:
         pairs: (in role, faulty) samples; a pair without speech on a side is left out.
         lines: more replies in role, for the n-grams.
-        log_ratio: with it the log-ratio R is fitted like the other features, without it R keeps a cautious weight.
+        scorer: with it R and S are fitted like the other features, without it R keeps a cautious weight and S none.
 
     tau is the 75th percentile of d over the in-role replies, each scored by weights fitted without its card.
     """
     fitted: dict[Language, Weights] = {}
-    for language, rows in _by_language(pairs, log_ratio, lines).items():
+    for language, rows in _by_language(pairs, scorer, lines).items():
         if len(rows) < 10:
             continue
-        model = _fit(rows, log_ratio is not None)
-        held_out = [good for good, _ in _out_of_fold(rows, log_ratio is not None)]
+        model = _fit(rows, scorer is not None)
+        held_out = [good for good, _ in _out_of_fold(rows, scorer is not None)]
         fitted[language] = Weights(**{**asdict(model), "tau": float(np.percentile(held_out, TAU_PERCENTILE))})
     return fitted
 
 
 def cross_validate(
-    pairs: Sequence[Pair], log_ratio: LogRatio | None = None, lines: Sequence[Sample] = ()
+    pairs: Sequence[Pair], scorer: Scorer | None = None, lines: Sequence[Sample] = ()
 ) -> dict[Language, Validation]:
     """Pair accuracy by language, each pair scored by weights fitted on the other cards, beside the length baseline."""
     result: dict[Language, Validation] = {}
-    for language, rows in _by_language(pairs, log_ratio, lines).items():
-        scores = _out_of_fold(rows, log_ratio is not None)
+    for language, rows in _by_language(pairs, scorer, lines).items():
+        scores = _out_of_fold(rows, scorer is not None)
         lengths = [(row.good.length, row.bad.length) for row in rows]
         cards = len({row.card.name for row in rows})
         result[language] = Validation(len(rows), cards, _accuracy(scores), _accuracy(lengths))
@@ -153,21 +156,19 @@ class _Row:
     card: CharacterCard
     good: Features
     bad: Features
-    ratios: tuple[float | None, float | None]
+    read: tuple[Registers | None, Registers | None]
 
 
-def _by_language(
-    pairs: Sequence[Pair], log_ratio: LogRatio | None, lines: Sequence[Sample]
-) -> dict[Language, list[_Row]]:
-    ratios: list[float | None] = [None] * (2 * len(pairs))
-    if log_ratio is not None:
-        ratios = log_ratio([sample for pair in pairs for sample in pair])
+def _by_language(pairs: Sequence[Pair], scorer: Scorer | None, lines: Sequence[Sample]) -> dict[Language, list[_Row]]:
+    read: list[Registers | None] = [None] * (2 * len(pairs))
+    if scorer is not None:
+        read = scorer.read([sample for pair in pairs for sample in pair])
     grouped: dict[Language, list[_Row]] = {}
     for at, (in_role, faulty) in enumerate(pairs):
         good, bad = features(in_role), features(faulty)
         if good is None or bad is None or good.language != bad.language:
             continue
-        row = _Row(in_role.card, good, bad, (ratios[2 * at], ratios[2 * at + 1]))
+        row = _Row(in_role.card, good, bad, (read[2 * at], read[2 * at + 1]))
         grouped.setdefault(good.language, []).append(row)
     return {language: _with_unseen_ngrams(language, rows, lines) for language, rows in grouped.items()}
 
@@ -211,21 +212,22 @@ def _fit(rows: Sequence[_Row], with_ratio: bool) -> Weights:
     z = (x - center) / scale
     prior = [_PRIOR_WEIGHT.get(name, 0.0) for name in NAMES]
     precision = [_LENGTH_PRECISION if name == "log_length" else _PRIOR_PRECISION for name in NAMES]
-    r = dict(_UNFITTED_R)
-    if with_ratio:
-        known = [v for row in rows for v in row.ratios if v is not None]
+    found = {"R": dict(_UNFITTED_R), "S": dict(_UNFITTED_S)}
+    for name, own in found.items() if with_ratio else ():
+        values = [None if read is None else getattr(read, name) for row in rows for read in row.read]
+        known = [value for value in values if value is not None]
         if not known:
-            raise UserError("log_ratio had no ratio for any of the pairs", place="log_ratio")
-        r["mean"], r["scale"] = float(np.mean(known)), max(float(np.std(known)), 1e-3)
-        column = [((v - r["mean"]) / r["scale"] if v is not None else 0.0) for row in rows for v in row.ratios]
-        z = np.column_stack([z, column])
-        prior.append(_UNFITTED_R["weight"])
+            raise UserError(f"the language model had no {name} for any of the pairs", place="scorer")
+        own["mean"], own["scale"] = float(np.mean(known)), max(float(np.std(known)), 1e-3)
+        z = np.column_stack([z, [0.0 if v is None else (v - own["mean"]) / own["scale"] for v in values]])
+        prior.append(own["weight"])
         precision.append(_PRIOR_PRECISION)
     weight = _logistic(z, y, np.array(prior), np.array(precision))
     bias = weight.pop()
     if with_ratio:
-        r["weight"] = weight.pop()
-    return Weights(tuple(center.tolist()), tuple(scale.tolist()), tuple(weight), bias, 0.5, len(rows), r)
+        found["S"]["weight"], found["R"]["weight"] = weight.pop(), weight.pop()
+    scales = tuple(center.tolist()), tuple(scale.tolist())
+    return Weights(*scales, tuple(weight), bias, 0.5, len(rows), found["R"], found["S"])
 
 
 def _logistic(z: Array, y: Array, prior: Array, precision: Array) -> list[float]:
@@ -258,8 +260,8 @@ def _out_of_fold(rows: Sequence[_Row], with_ratio: bool) -> list[tuple[float, fl
     scores = []
     for row in rows:
         model = models[fold_of[row.card.name]]
-        ratios = row.ratios if with_ratio else (None, None)
-        scores.append((model.dissonance(row.good.values, ratios[0]), model.dissonance(row.bad.values, ratios[1])))
+        good, bad = row.read if with_ratio else (None, None)
+        scores.append((model.dissonance(row.good.values, good), model.dissonance(row.bad.values, bad)))
     return scores
 
 

@@ -9,8 +9,9 @@ from statistics import median
 
 from reward.coverage import not_covered
 from reward.dissonance.features import NAMES, Features, features, speech_features
-from reward.dissonance.lite import WEIGHTS, LogRatio, Weights, load_weights
+from reward.dissonance.lite import WEIGHTS, Weights, load_weights
 from reward.dissonance.prompts import request_of
+from reward.dissonance.scorer import Registers, Scorer
 from reward.spans import is_novel_style, join, split_spans
 from rlrp.cards import CharacterCard
 from rlrp.dialogue import Sample
@@ -28,7 +29,7 @@ _CARDS_REMEMBERED = 256
 class DissonanceTerm:
     """``-evidence * max(0, d - tau)``: once speech is as much in role as people write it, there is nothing to earn.
 
-    d is the lite score (:mod:`reward.dissonance.lite`) with the log-ratio R of a language model where one is given.
+    d is the lite score (:mod:`reward.dissonance.lite`) with R and S of a language model where one is given.
     ``evidence`` is ``n / (n + 8)`` for n units of speech, halved when the reply does not mention its speaker. Where the
     card's own greeting and examples score above tau (a butler, a scholar), their median is the threshold. Requests for
     facts about the character and general tasks soften the penalty. A reply without speech gets None: the composite
@@ -40,34 +41,34 @@ class DissonanceTerm:
     def __init__(
         self,
         *,
-        log_ratio: LogRatio | None = None,
+        scorer: Scorer | None = None,
         weights: str | Path | None = None,
         soften: float = 0.3,
     ):
         """Load the weights.
 
         Args:
-            log_ratio: samples to mean log p a token under the dialogue register minus under the assistant register.
+            scorer: a language model's reading of the registers, R and S; None goes by the lite score alone.
             weights: a file by ``save_weights``; None takes the shipped one.
             soften: factor on the penalty for self-introductions and general tasks, in [0, 1].
         """
         if not 0 <= soften <= 1:
             raise UserError(f"got {soften}, expected a number in [0, 1]", place="soften")
         self._weights = load_weights(weights or WEIGHTS)
-        self._log_ratio = log_ratio
+        self._scorer = scorer
         self._soften = soften
         self._own_style: dict[int, tuple[CharacterCard, float]] = {}
 
     def score(self, samples: Sequence[Sample]) -> list[TermScore]:
-        """Score samples in order; parts are d, evidence, K, S_rule, tau and, with a language model, R."""
-        ratios: Sequence[float | None] = [None] * len(samples)
-        if self._log_ratio is not None and samples:
-            ratios = self._log_ratio(samples)
-            if len(ratios) != len(samples):
-                raise ValueError(f"log_ratio: got {len(ratios)} ratios for {len(samples)} samples")
-        return [self._score(sample, ratio) for sample, ratio in zip(samples, ratios, strict=True)]
+        """Score samples in order; parts are d, evidence, K, S_rule, tau and, with a language model, R and S."""
+        read: Sequence[Registers | None] = [None] * len(samples)
+        if self._scorer is not None and samples:
+            read = self._scorer.read(samples)
+            if len(read) != len(samples):
+                raise ValueError(f"scorer: read {len(read)} of {len(samples)} samples")
+        return [self._score(sample, own) for sample, own in zip(samples, read, strict=True)]
 
-    def _score(self, sample: Sample, ratio: float | None) -> TermScore:
+    def _score(self, sample: Sample, read: Registers | None) -> TermScore:
         if (unknown := not_covered(self.name, sample)) is not None:
             return unknown
         found = features(sample)
@@ -76,14 +77,13 @@ class DissonanceTerm:
         weights = self._weights.get(found.language)
         if weights is None:
             return TermScore(None, (f"dissonance: no weights for {found.language}",))
-        d = weights.dissonance(found.values, ratio)
+        d = weights.dissonance(found.values, read)
         tau = max(weights.tau, self._card_style(sample.card))
         evidence = found.length / (found.length + _HALF_EVIDENCE) * (1.0 if found.mentions else 0.5)
         factor = 1.0 if request_of(sample) == "chat" else self._soften
         value = -evidence * factor * max(0.0, d - tau)
         parts = {"d": d, "evidence": evidence, "K": found.values[_K], "S_rule": found.values[_S], "tau": tau}
-        if ratio is not None:
-            parts["R"] = ratio
+        parts |= {name: ratio for name in ("R", "S") if (ratio := getattr(read, name, None)) is not None}
         if not value < 0:
             return TermScore(0.0, (), parts)
         return TermScore(value, _reasons(found, d), parts, tuple(_places(sample.reply, found.offending)))

@@ -16,6 +16,7 @@ from reward.dissonance.features import features, third_person_tolerance
 from reward.dissonance.lite import WEIGHTS, cross_validate, fit_lite, load_weights, save_weights
 from reward.dissonance.prompts import classify
 from reward.dissonance.score import DissonanceTerm
+from reward.dissonance.scorer import Registers
 from rlrp.cards import CharacterCard
 from rlrp.dialogue import Message, Sample
 from rlrp.errors import UserError
@@ -127,16 +128,28 @@ def test_a_formal_character_is_measured_against_its_own_card() -> None:
     assert score(reply, other).value < score(reply, butler).value  # type: ignore[operator]
 
 
-def test_log_ratio_enters_and_is_checked() -> None:
-    def ratios(samples: Sequence[Sample]) -> list[float | None]:
-        return [2.0 if "spoken" in s.reply else None if "none" in s.reply else -2.0 for s in samples]
+class ByWord:
+    """Reads "spoken" and "written" where the reply has the word."""
 
+    def read(self, samples: Sequence[Sample]) -> list[Registers | None]:
+        ratios = [2.0 if "spoken" in s.reply else None if "none" in s.reply else -2.0 for s in samples]
+        return [Registers(ratio, S=0.5, tokens=9) for ratio in ratios]
+
+
+def test_what_a_language_model_reads_enters_and_is_checked() -> None:
     samples = [Sample(HOLMES, (), f"I live in a house on the hill, {word}.") for word in ("spoken", "none", "written")]
-    spoken, none, written = DissonanceTerm(log_ratio=ratios).score(samples)
+    spoken, none, written = DissonanceTerm(scorer=ByWord()).score(samples)
     assert spoken.parts["d"] < none.parts["d"] < written.parts["d"]
-    assert spoken.parts["R"] == 2.0 and "R" not in none.parts
-    with pytest.raises(ValueError, match="got 1 ratios for 3"):
-        DissonanceTerm(log_ratio=lambda s: [0.0]).score(samples)
+    assert spoken.parts["R"] == 2.0 and "R" not in none.parts and none.parts["S"] == 0.5
+    # S is logged, and counts for nothing until it was fitted.
+    assert none.parts["d"] == DissonanceTerm().score(samples)[1].parts["d"]
+
+    class Lazy(ByWord):
+        def read(self, samples: Sequence[Sample]) -> list[Registers | None]:
+            return super().read(samples)[:1]
+
+    with pytest.raises(ValueError, match="read 1 of 3"):
+        DissonanceTerm(scorer=Lazy()).score(samples)
 
 
 def test_piling_up_anchors_stops_paying() -> None:
@@ -173,8 +186,15 @@ def test_fit_cross_validate_and_round_trip(tmp_path: Path) -> None:
     save_weights(fitted, tmp_path / "w.json")
     loaded = load_weights(tmp_path / "w.json")
     assert loaded["zh"].weight == pytest.approx(fitted["zh"].weight, rel=1e-4)
-    with_ratio = fit_lite(pairs, lambda samples: [1.0 if "?" in s.reply or "？" in s.reply else -1.0 for s in samples])
-    assert with_ratio["en"].r["weight"] < 0
+
+    class ByQuestions:
+        def read(self, samples: Sequence[Sample]) -> list[Registers | None]:
+            return [Registers(1.0 if "?" in s.reply or "？" in s.reply else -1.0, S=len(s.reply) / 99) for s in samples]
+
+    read = fit_lite(pairs, ByQuestions())["en"]
+    assert read.r["weight"] < 0 and read.s["weight"] != 0
+    save_weights({"en": read}, tmp_path / "read.json")
+    assert load_weights(tmp_path / "read.json")["en"].s == pytest.approx(read.s, rel=1e-4)
 
 
 def test_weights_of_another_version_are_refused(tmp_path: Path) -> None:
