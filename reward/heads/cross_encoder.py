@@ -75,13 +75,12 @@ class Pairs:
 
     def __init__(self, encoder: Any, max_length: int, messages: int, token_budget: int):
         """``max_length`` counts the marks between the texts too."""
-        self.encoder, self.token_budget = encoder, token_budget
+        self.encoder, self.max_length, self.token_budget = encoder, max_length, token_budget
         self.cutter = Cutter(encoder.tokenizer, max_length - _SPECIAL, messages)
 
     def __call__(self, samples: Sequence[Sample]) -> Iterator[tuple[list[int], Tensor]]:
         pairs = [(self.cutter.prompt(sample), self.cutter.reply(sample)) for sample in samples]
-        ids = self.encoder.tokenizer([p for p, _ in pairs], [r for _, r in pairs])
-        lengths = [len(own) for own in ids["input_ids"]]
+        lengths = [len(own) for own in self._tokens(pairs)["input_ids"]] if pairs else []
         part: list[int] = []
         for at in sorted(range(len(pairs)), key=lengths.__getitem__):
             if part and lengths[at] * (len(part) + 1) > self.token_budget:
@@ -92,10 +91,14 @@ class Pairs:
             yield part, self._logits([pairs[at] for at in part])
 
     def _logits(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
-        prompts, replies = [p for p, _ in pairs], [r for _, r in pairs]
-        batch = self.encoder.tokenizer(prompts, replies, padding=True, return_tensors="pt")
+        batch = self._tokens(pairs, padding=True, return_tensors="pt")
         logits: Tensor = self.encoder.model(**batch.to(self.encoder.model.device)).logits
         return logits
+
+    def _tokens(self, pairs: Sequence[tuple[str, str]], **settings: Any) -> Any:
+        # Cut already; a text's tokens may be one or two more beside another's.
+        prompts, replies = [prompt for prompt, _ in pairs], [reply for _, reply in pairs]
+        return self.encoder.tokenizer(prompts, replies, truncation=True, max_length=self.max_length, **settings)
 
 
 def fit_cross_encoder(
@@ -117,7 +120,8 @@ def fit_cross_encoder(
     torch.manual_seed(seed)  # of the new head's weights
     encoder = load_encoder(resolve_model(base), 1 + len(faults), options.max_length, device=options.device, name=base)
     languages = sorted({example.sample.card.language for example in learn})
-    length = min(options.max_length, int(encoder.max_seq_length or options.max_length))
+    # RoBERTa and its relatives count two positions that they do not use.
+    length = min(options.max_length, int(getattr(encoder.model.config, "max_position_embeddings", 1 << 30)) - 2)
     config = {
         "languages": languages,
         "faults": [*faults],

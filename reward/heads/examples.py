@@ -121,7 +121,7 @@ def apart(examples: Sequence[Example], *, share: float = 0.2, seed: int = 0) -> 
     """(N,): the examples of the characters left out for calibration, at least two in every language."""
     out: set[str] = set()
     for language, places in sorted(_places(examples, lambda example: example.sample.card.language).items()):
-        slugs = sorted({examples[at].slug for at in places})
+        slugs = sorted({examples[at].slug for at in places if examples[at].label})
         out.update(random.Random(f"calibration {seed} {language}").sample(slugs, max(2, round(share * len(slugs)))))
     return np.array([example.slug in out for example in examples])
 

@@ -59,16 +59,19 @@ class Reading:
         # The states are those that predict a token: one more stands after the reply, and is not read itself.
         end = self.tokenizer.eos_token_id or 0
         groups = [
-            TokenGroup(self._ids(p), tuple((*self._ids(self.cutter.reply(samples[at])), end) for at in places[p]))
-            for p in prompts
+            TokenGroup(self._prompt(p), tuple((*self._reply(samples[at]), end) for at in places[p])) for p in prompts
         ]
         for part, where in micro_batches(groups, self.token_budget):
             hidden = completion_hidden(self.model, part)
             last = np.cumsum([len(completion) for group in part for completion in group.completions]) - 1
             yield [places[prompts[g]][c] for g, c in where], self.layer(hidden[last.tolist()].float())
 
-    def _ids(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) or (0,)
+    def _prompt(self, text: str) -> tuple[int, ...]:
+        """With the mark of a beginning, if the model has one."""
+        return tuple(self.tokenizer(text)["input_ids"]) or (0,)
+
+    def _reply(self, sample: Sample) -> tuple[int, ...]:
+        return tuple(self.tokenizer(self.cutter.reply(sample), add_special_tokens=False)["input_ids"])
 
 
 class LmClassifier:

@@ -45,7 +45,9 @@ def pick_device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"got {name!r}: {str(error).splitlines()[0][:120]}", place="head_options.device") from None
+        raise UserError(
+            f"got {name!r}: {str(error).splitlines()[0][:120]}", place="reward.head_options.device"
+        ) from None
 
 
 def optimise(
@@ -66,7 +68,7 @@ def optimise(
         others: further parameters, and how many times the learning rate they take.
 
     Raises:
-        FloatingPointError: the loss is not finite.
+        UserError: the loss is not finite.
     """
     torch.manual_seed(seed)
     epochs = [drawn(examples, negatives=options.negatives, seed=seed, epoch=epoch) for epoch in range(options.epochs)]
@@ -87,7 +89,7 @@ def optimise(
                 samples = [examples[at].sample for at in order[rows]]
                 loss = _step(forward, samples, labels[rows], weights[rows])
                 if not np.isfinite(loss):
-                    raise FloatingPointError(f"{title}: the loss is {loss}; a lower learning_rate may help")
+                    raise UserError(f"the loss is {loss}; take a lower one", place="reward.head_options.learning_rate")
                 torch.nn.utils.clip_grad_norm_([*parameters, *others[0]], _CLIP)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from reward.features import card_summary, visible_text
 from rlrp.dialogue.types import Sample
 
@@ -12,6 +15,8 @@ _USER = {"zh": "用户", "en": "User"}
 _COLON = {"zh": "：", "en": ": "}
 _REPLY_SHARE = 3
 _EMPTY = "…"
+_CHARACTERS = 8000
+"""Of a card, and of a message, that are looked at."""
 
 
 class Cutter:
@@ -26,33 +31,33 @@ class Cutter:
         self.tokenizer, self.messages = tokenizer, messages
         self.reply_tokens = max(1, max_length // _REPLY_SHARE)
         self.prompt_tokens = max(1, max_length - self.reply_tokens)
-        self._places = lru_cache(maxsize=4096)(self._offsets)
+        self._of_card = lru_cache(maxsize=256)(self._places)
 
     def prompt(self, sample: Sample) -> str:
         """Card and messages, ending with the character's name where its reply begins."""
         card, colon = sample.card, _COLON[sample.card.language]
         user, name = _USER[card.language], card.display_name
         last = [m for m in sample.messages if m.role != "system"][-self.messages :]
-        said = [f"{user if m.role == 'user' else name}{colon}{m.content}" for m in last]
+        said = [f"{user if m.role == 'user' else name}{colon}{m.content[-_CHARACTERS:]}" for m in last]
         talk = "\n".join([*said, f"{name}{colon.strip()}"])
-        talk = self.cut(talk, self.prompt_tokens, end=True)
-        left = self.prompt_tokens - len(self._places(talk)) - 1
-        about = self.cut(card_summary(card), left)
+        places = self._places(talk)
+        if len(places) > self.prompt_tokens:
+            return talk[places[-self.prompt_tokens, 0] :]
+        summary = card_summary(card)[:_CHARACTERS]
+        about = _beginning(summary, self._of_card(summary), self.prompt_tokens - len(places) - 1)
         return f"{about}\n{talk}" if about else talk
 
     def reply(self, sample: Sample) -> str:
         """What the reader sees of the reply, its beginning if it is long."""
-        return self.cut(visible_text(sample.reply) or _EMPTY, self.reply_tokens)
+        text = visible_text(sample.reply) or _EMPTY
+        return _beginning(text, self._places(text), self.reply_tokens)
 
-    def cut(self, text: str, tokens: int, *, end: bool = False) -> str:
-        """The text's first (or last) ``tokens`` tokens."""
-        places = self._places(text)
-        if len(places) <= max(tokens, 0):
-            return text
-        if tokens <= 0:
-            return ""
-        return text[places[-tokens][0] :] if end else text[: places[tokens - 1][1]]
-
-    def _offsets(self, text: str) -> tuple[tuple[int, int], ...]:
+    def _places(self, text: str) -> NDArray[np.int32]:
+        """(tokens, 2): where in the text each token begins and ends."""
         found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        return tuple((int(start), int(stop)) for start, stop in found)
+        return np.array(found, np.int32).reshape(-1, 2)
+
+
+def _beginning(text: str, places: NDArray[np.int32], tokens: int) -> str:
+    """The text's first ``tokens`` tokens."""
+    return text if len(places) <= tokens else text[: places[tokens - 1, 1]] if tokens > 0 else ""

@@ -209,6 +209,22 @@ def test_the_card_is_cut_first_and_the_reply_keeps_its_third():
     assert len(Cutter(byte_tokenizer(), 9000, 4).prompt(one)) < 300
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_longer_than_the_model_reads_is_cut(kind: str, bases):
+    # More tokens than either tiny model has positions for (512).
+    options = OPTIONS.model_copy(update={"max_length": 2000 if kind == "cross-encoder" else 400, "epochs": 1})
+    term, _ = fit_trained(kind, EXAMPLES, bases[kind], options)
+    long = Sample(IN_ROLE.card, (Message("user", "The glacier? " * 2000),), "The glacier. " * 2000)
+    assert 0 <= term.score([long])[0].value <= 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(bases):
+    with pytest.raises(UserError, match=r"head_options\.learning_rate: the loss is"):
+        fit_trained(
+            "cross-encoder", EXAMPLES, bases["cross-encoder"], OPTIONS.model_copy(update={"learning_rate": 1e38})
+        )
+
+
 def test_calibration_brings_the_logits_to_even_odds():
     # Logits three too high all over: half of those at 3 are in role, so 3 must become 0.
     examples = EXAMPLES[:1] * 20 + [next(e for e in EXAMPLES if not e.label)] * 20
