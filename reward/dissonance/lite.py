@@ -73,7 +73,7 @@ class Weights:
         z = self.bias + sum(
             w * (v - m) / s for v, m, s, w in zip(values, self.mean, self.scale, self.weight, strict=True)
         )
-        for own, value in ((self.r, read.R if read else None), (self.s, read.S if read else None)):
+        for own, value in ((self.r, read.ratio if read else None), (self.s, read.tolerance if read else None)):
             if value is not None:
                 z += own["weight"] * (value - own["mean"]) / own["scale"]
         return 1 / (1 + math.exp(-max(-30.0, min(30.0, z))))
@@ -214,7 +214,8 @@ def _fit(rows: Sequence[_Row], with_ratio: bool) -> Weights:
     precision = [_LENGTH_PRECISION if name == "log_length" else _PRIOR_PRECISION for name in NAMES]
     found = {"R": dict(_UNFITTED_R), "S": dict(_UNFITTED_S)}
     for name, own in found.items() if with_ratio else ():
-        values = [None if read is None else getattr(read, name) for row in rows for read in row.read]
+        key = {"R": "ratio", "S": "tolerance"}[name]
+        values = [None if read is None else getattr(read, key) for row in rows for read in row.read]
         known = [value for value in values if value is not None]
         if not known:
             raise UserError(f"the language model had no {name} for any of the pairs", place="scorer")

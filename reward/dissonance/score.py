@@ -83,7 +83,8 @@ class DissonanceTerm:
         factor = 1.0 if request_of(sample) == "chat" else self._soften
         value = -evidence * factor * max(0.0, d - tau)
         parts = {"d": d, "evidence": evidence, "K": found.values[_K], "S_rule": found.values[_S], "tau": tau}
-        parts |= {name: ratio for name in ("R", "S") if (ratio := getattr(read, name, None)) is not None}
+        heard = {"R": read.ratio, "S": read.tolerance} if read else {}
+        parts |= {name: ratio for name, ratio in heard.items() if ratio is not None}
         if not value < 0:
             return TermScore(0.0, (), parts)
         return TermScore(value, _reasons(found, d), parts, tuple(_places(sample.reply, found.offending)))

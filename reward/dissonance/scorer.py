@@ -11,11 +11,12 @@ from rlrp.dialogue.types import Sample
 
 @dataclass(frozen=True)
 class Registers:
-    """Nats a token: ``R``, log p as speech less log p as a text about somebody; ``S``, how much better the text about
-    somebody takes the name for "I". None where there is no token to say it of. ``tokens`` is R's count."""
+    """Nats a token: ``ratio`` (R), log p as speech less log p as a text about somebody; ``tolerance`` (S), how much
+    better the text about somebody takes the name for "I". None where there is no token to say it of. ``tokens`` is R's
+    count."""
 
-    R: float | None
-    S: float | None = None
+    ratio: float | None
+    tolerance: float | None = None
     tokens: int = 0
 
 

@@ -133,7 +133,7 @@ class ByWord:
 
     def read(self, samples: Sequence[Sample]) -> list[Registers | None]:
         ratios = [2.0 if "spoken" in s.reply else None if "none" in s.reply else -2.0 for s in samples]
-        return [Registers(ratio, S=0.5, tokens=9) for ratio in ratios]
+        return [Registers(ratio, tolerance=0.5, tokens=9) for ratio in ratios]
 
 
 def test_what_a_language_model_reads_enters_and_is_checked() -> None:
@@ -189,7 +189,10 @@ def test_fit_cross_validate_and_round_trip(tmp_path: Path) -> None:
 
     class ByQuestions:
         def read(self, samples: Sequence[Sample]) -> list[Registers | None]:
-            return [Registers(1.0 if "?" in s.reply or "？" in s.reply else -1.0, S=len(s.reply) / 99) for s in samples]
+            return [
+                Registers(1.0 if "?" in s.reply or "？" in s.reply else -1.0, tolerance=len(s.reply) / 99)
+                for s in samples
+            ]
 
     read = fit_lite(pairs, ByQuestions())["en"]
     assert read.r["weight"] < 0 and read.s["weight"] != 0
