@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from reward.composite import CompositeReward
+from reward.hub import HUB, located
 from reward.term_configs import BUILT_IN, GateConfig, JudgeConfig, OwnTermConfig, TermConfig, config_class
 from reward.totals import Totals
 from rlrp.config import set_value, split_override
@@ -84,6 +85,23 @@ def _checked(data: dict[Any, Any], path: Path) -> dict[str, TermConfig]:
         raise UserError("no terms; give at least one, e.g. `blacklist: {weight: 0.5}`", file=path, place="terms")
     names = [str(name) for name in terms]
     return {name: _term_config(name, entry, path, names) for name, entry in zip(names, terms.values(), strict=True)}
+
+
+def reward_path(spec: str | Path) -> Path:
+    """The ``reward.yaml`` that a command line names: the file, the folder it is in, or ``hub:OWNER/NAME[/FOLDER]``.
+
+    Raises:
+        UserError: a repository that cannot be fetched, or a reward from the hub that names a class: whoever wrote it
+            could run anything here.
+    """
+    found = located(spec)
+    path = found / "reward.yaml" if found.is_dir() else found
+    if str(spec).startswith(HUB):
+        for name, config in read_reward_config(path).items():
+            if isinstance(config, OwnTermConfig):
+                problem = "a reward from the hub may not name a class; copy it, read it, and name the class yourself"
+                raise UserError(problem, file=str(spec), place=f"terms.{name}.class")
+    return path
 
 
 def load_reward(path: str | Path, overrides: Sequence[str] = ()) -> CompositeReward:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from reward.hub import HUB, located
 from reward.totals import Gate, Normalise, TermSettings
 from rlrp.errors import UserError
 from rlrp.protocols import RewardTerm
@@ -77,10 +78,10 @@ class InCharacterConfig(TermConfig):
     def build(self, name: str, folder: Path) -> RewardTerm:
         from reward.in_character import InCharacterTerm
 
-        return InCharacterTerm.load(folder / self.model)
+        return InCharacterTerm.load(located(self.model, folder))
 
     def files(self, folder: Path) -> list[Path]:
-        return _model_files(folder / self.model)
+        return _model_files(located(self.model, folder))
 
 
 class JudgeConfig(TermConfig):
@@ -93,10 +94,10 @@ class JudgeConfig(TermConfig):
     def build(self, name: str, folder: Path) -> RewardTerm:
         from reward.judge import JudgeTerm
 
-        return JudgeTerm.load(folder / self.model)
+        return JudgeTerm.load(located(self.model, folder))
 
     def files(self, folder: Path) -> list[Path]:
-        return _model_files(folder / self.model)
+        return _model_files(located(self.model, folder))
 
 
 class ScorerConfig(_Strict):
@@ -165,12 +166,12 @@ class PeopleConfig(TermConfig):
         from reward.model_files import CONFIG
         from reward.people.model import PeopleTerm, shared_people
 
-        path = folder / self.model
+        path = located(self.model, folder)
         stamp = (path / CONFIG).stat().st_mtime_ns if (path / CONFIG).is_file() else 0
         return PeopleTerm(shared_people(str(path), stamp), self.aspect)
 
     def files(self, folder: Path) -> list[Path]:
-        return _model_files(folder / self.model)
+        return _model_files(located(self.model, folder))
 
 
 class LengthConfig(TermConfig):
@@ -278,8 +279,8 @@ def config_class(name: str) -> type[TermConfig] | None:
 
 
 def _model_at(folder: Path, spec: str) -> str:
-    """A directory beside the YAML file, or whatever else names a model."""
-    return str(folder / spec) if (folder / spec).is_dir() else spec
+    """A directory beside the YAML file or on the hub, or whatever else names a model."""
+    return str(located(spec, folder)) if spec.startswith(HUB) or (folder / spec).is_dir() else spec
 
 
 def _model_files(folder: Path) -> list[Path]:

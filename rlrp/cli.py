@@ -93,20 +93,20 @@ def _reward_commands(commands: Any) -> None:
     train = _add(actions, "train", _reward_train, "train the reward models of an experiment")
     _experiment(train, trains=True)
     score = _add(actions, "score", _reward_score, "score replies in a JSONL or parquet file")
-    score.add_argument("--reward", type=Path, required=True, metavar="R.yaml")
+    score.add_argument("--reward", required=True, metavar="R.yaml|DIR|hub:OWNER/NAME")
     score.add_argument("--in", dest="source", type=Path, required=True, metavar="samples.jsonl")
     score.add_argument("--out", type=Path, required=True, metavar="scores.jsonl")
     score.add_argument("--set", action="append", default=[], metavar="terms.NAME.weight=0", help="override the reward")
     explain = _add(actions, "explain", _reward_explain, "show why replies got their score, what was found marked")
-    explain.add_argument("--reward", type=Path, required=True, metavar="R.yaml")
+    explain.add_argument("--reward", required=True, metavar="R.yaml|DIR|hub:OWNER/NAME")
     explain.add_argument("--in", dest="source", type=Path, required=True, metavar="samples.jsonl")
     explain.add_argument("--id", help="the sample to explain; default: the first ones")
     explain.add_argument("--limit", type=int, default=3, help="how many to explain (3)")
     inspect = _add(actions, "inspect", _reward_inspect, "show what a reward or a reward model is made of")
-    inspect.add_argument("reward", type=Path, metavar="R.yaml|DIR")
+    inspect.add_argument("reward", metavar="R.yaml|DIR|hub:OWNER/NAME")
     validate = _add(actions, "validate", _reward_validate, "measure how far a reward can be trusted")
     _experiment(validate)
-    validate.add_argument("--reward", type=Path, metavar="R.yaml", help="default: the experiment's own")
+    validate.add_argument("--reward", metavar="R.yaml|DIR|hub:OWNER/NAME", help="default: the experiment's own")
     validate.add_argument("--data", type=Path, metavar="DIR", help="public data sets (characterbench, cdconv, ...)")
     validate.add_argument(
         "--best-of", type=int, default=64, metavar="N", help="replies of the SFT policy a prompt (64)"
@@ -166,29 +166,35 @@ def _reward_train(arguments: argparse.Namespace) -> None:
 
 
 def _reward_score(arguments: argparse.Namespace) -> None:
+    from reward.config import reward_path
     from reward.scoring import score_file
 
-    score_file(arguments.reward, arguments.source, arguments.out, overrides=arguments.set)
+    score_file(reward_path(arguments.reward), arguments.source, arguments.out, overrides=arguments.set)
 
 
 def _reward_explain(arguments: argparse.Namespace) -> None:
+    from reward.config import reward_path
     from reward.explain import explain_file
 
-    explain_file(arguments.reward, arguments.source, identifier=arguments.id, limit=arguments.limit)
+    explain_file(reward_path(arguments.reward), arguments.source, identifier=arguments.id, limit=arguments.limit)
 
 
 def _reward_inspect(arguments: argparse.Namespace) -> None:
+    from reward.config import reward_path
+    from reward.hub import HUB
     from reward.inspection import inspect_reward
 
-    inspect_reward(arguments.reward)
+    inspect_reward(reward_path(arguments.reward) if arguments.reward.startswith(HUB) else arguments.reward)
 
 
 def _reward_validate(arguments: argparse.Namespace) -> None:
+    from reward.config import reward_path
     from reward.people.settings import read_ratings_config
     from reward.validation.run import validate_ratings
     from rlrp.pipeline import Experiment
 
-    chosen = {"reward": arguments.reward, "data": arguments.data, "out": arguments.out}
+    path = None if arguments.reward is None else reward_path(arguments.reward)
+    chosen = {"reward": path, "data": arguments.data, "out": arguments.out}
     if ratings := read_ratings_config(arguments.config, arguments.set):
         validate_ratings(ratings, **chosen)
     else:
