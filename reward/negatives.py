@@ -39,6 +39,8 @@ KIND_WEIGHTS: dict[str, float] = {
 }
 """Each kind's share of the negatives' weight, before it is normalised over the kinds that are there. The last three
 come from contrasts of one's own alone."""
+_OWN_KIND = 0.4
+"""Of a kind that a user's contrasts have made up."""
 _FULL_STOP = re.compile(r"[.!?](?=\s|$)[\"”’)*]*|[。！？…][”’」』）]*")
 _PHRASE = 4
 """Units that a sentence of the assistant's needs to tell it from anybody else's."""
@@ -295,10 +297,11 @@ def _weighted(examples: Sequence[Example], kind_weights: Mapping[str, float]) ->
     for example in examples:
         by_kind[example.kind].append(example)
     positives = by_kind.pop(IN_ROLE, [])
-    total = sum(kind_weights.get(kind, 0.0) for kind in by_kind)
+    shares = {kind: kind_weights.get(kind, 0.0 if kind in KIND_WEIGHTS else _OWN_KIND) for kind in by_kind}
+    total = sum(shares.values())
     weighted = list(positives)
     for kind, members in by_kind.items():
-        share = kind_weights.get(kind, 0.0)
+        share = shares[kind]
         if share > 0:
             each = len(positives) * share / total / len(members)
             weighted += [replace(member, weight=each) for member in members]

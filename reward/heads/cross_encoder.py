@@ -163,6 +163,8 @@ def load_encoder(
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # that the head of an untrained base is new needs no warning
     own = {} if trained else {"num_labels": labels}
+    # A base that was trained to rank has a head of its own, which gives way to ours.
+    settings = {} if trained else {"ignore_mismatched_sizes": True}
     try:
         encoder = CrossEncoder(
             path,
@@ -171,7 +173,7 @@ def load_encoder(
             activation_fn=torch.nn.Identity(),
             trust_remote_code=False,
             local_files_only=trained,
-            model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+            model_kwargs={"use_safetensors": True, "dtype": torch.float32, **settings},
             **own,
         )
     except (OSError, ValueError, RuntimeError) as error:

@@ -24,7 +24,7 @@ from reward.linear import sigmoid
 from reward.negatives import build_examples, characters_of
 from reward.settings import RewardSettings
 from reward.train import train_reward
-from rlrp.config import HeadConfig
+from rlrp.config import HeadConfig, load_config
 from rlrp.dialogue import Message, Sample
 from rlrp.errors import UserError
 
@@ -248,6 +248,20 @@ def test_a_whole_reward_is_trained_with_the_head(kind: str, bases, tmp_path: Pat
     assert "Negatives are weighted to the lengths of replies in role." in text
     terms = load_reward(tmp_path / "reward.yaml").score_one_by_one([IN_ROLE])[0].terms
     assert 0 <= terms["in_character"] <= 1
+
+
+def test_a_base_with_a_head_of_its_own_is_taken_without_it(bases, tmp_path: Path):
+    config = transformers.BertConfig.from_pretrained(bases["cross-encoder"], num_labels=1)
+    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    term, _ = fit_trained("cross-encoder", EXAMPLES, str(tmp_path), OPTIONS.model_copy(update={"epochs": 1}))
+    assert len(term.score([IN_ROLE])[0].parts) == 4
+
+
+def test_the_shipped_experiment_names_a_head():
+    config = load_config(Path(__file__).parents[2] / "experiments" / "reward_heads.yaml").reward
+    assert (config.head, config.base) == ("cross-encoder", "packaged:all-minilm-l6-v2")
+    assert HeadOptions(**config.head_options.model_dump()).batch == 8
 
 
 def test_the_configuration_has_the_heads_options():

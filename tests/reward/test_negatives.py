@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from made_characters import base_replies, pool
 
@@ -74,6 +76,14 @@ def test_languages_are_kept_apart():
 def test_a_kind_of_weight_zero_is_left_out():
     kept = build_examples(CHARACTERS, kind_weights={"biography": 1.0})
     assert {example.kind for example in kept} == {IN_ROLE, "biography"}
+
+
+def test_contrasts_of_a_kind_of_ones_own_are_learnt_from():
+    own = [replace(c, contrasts=tuple(replace(pair, kind="mumbles") for pair in c.contrasts)) for c in CHARACTERS]
+    found = [example.weight for example in build_examples(own) if example.kind == "mumbles"]
+    assert len(found) == 8
+    assert all(weight > 0 for weight in found)
+    assert not [e for e in build_examples(own, kind_weights={"biography": 1.0, "mumbles": 0.0}) if e.kind == "mumbles"]
 
 
 def test_the_same_seed_gives_the_same_examples_and_another_gives_others():
