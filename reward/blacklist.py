@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -137,10 +138,11 @@ class BlacklistTerm:
         if not raw:
             return []
         spans = reply_spans(sample)
+        starts = [span.start for span in spans]
         kept = []
         for entry, start, end in raw:
             hit = Hit(entry, *folded.origin(start, end))
-            if _in_scope(hit, spans) and not self._excused(sample, entry, folded.text[start:end]):
+            if _in_scope(hit, spans, starts) and not self._excused(sample, entry, folded.text[start:end]):
                 kept.append(hit)
         return _without_overlaps(kept)
 
@@ -221,8 +223,10 @@ def _bounded(literal: str) -> tuple[bool, bool]:
     return literal[0].isascii() and literal[0].isalnum(), literal[-1].isascii() and literal[-1].isalnum()
 
 
-def _in_scope(hit: Hit, spans: Sequence[Span]) -> bool:
-    kind = next((s.kind for s in spans if s.start <= hit.start < s.end), "speech")
+def _in_scope(hit: Hit, spans: Sequence[Span], starts: Sequence[int]) -> bool:
+    """Whether the entry is looked for where the hit stands; ``starts`` are the spans', in order."""
+    at = bisect_right(starts, hit.start) - 1
+    kind = spans[at].kind if at >= 0 and hit.start < spans[at].end else "speech"
     if kind == "plan":
         return False
     if hit.entry.scope == "speech":
@@ -231,8 +235,10 @@ def _in_scope(hit: Hit, spans: Sequence[Span]) -> bool:
 
 
 def _without_overlaps(hits: list[Hit]) -> list[Hit]:
+    """The heaviest, then the longest of hits that overlap."""
     kept: list[Hit] = []
     for hit in sorted(hits, key=lambda h: (-h.entry.weight, h.start - h.end, h.start, h.entry.id)):
-        if all(hit.end <= other.start or other.end <= hit.start for other in kept):
-            kept.append(hit)
-    return sorted(kept, key=lambda h: h.start)
+        at = bisect_right(kept, hit.start, key=lambda h: h.start)
+        if (at == 0 or kept[at - 1].end <= hit.start) and (at == len(kept) or hit.end <= kept[at].start):
+            kept.insert(at, hit)
+    return kept

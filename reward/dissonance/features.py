@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -72,15 +73,17 @@ def third_person_tolerance(
         return 0.0, total
     anchored = anchors(speech, language) if anchored is None else anchored
     held = [start for start, _, kind in anchored if kind not in ("colloquial", "here_and_now")]
-    loose = 0.0
+    starts, loose = [m.start for m in mentions], 0.0
     for start, end in sentences(speech):
-        if not any(start <= at < end for at in held):
-            loose += sum(m.weight for m in mentions if start <= m.start < end)
+        if bisect_left(held, start) == bisect_left(held, end):  # no anchor between the two
+            inside = mentions[bisect_left(starts, start) : bisect_left(starts, end)]
+            loose += sum(m.weight for m in inside)
     return loose / total, total
 
 
 def _offending(speech: str, parts: list[tuple[int, int]], hits: list[tuple[int, int]]) -> tuple[str, ...]:
     """The clauses with the most matches, at most three, in the order in which they are said."""
-    counts = {(a, b): sum(start < b and a < end for start, end in hits) for a, b in parts}
+    starts, ends = sorted(start for start, _ in hits), sorted(end for _, end in hits)
+    counts = {(a, b): bisect_left(starts, b) - bisect_right(ends, a) for a, b in parts}
     worst = sorted((span for span, count in counts.items() if count), key=lambda span: -counts[span])[:3]
     return tuple(speech[a:b].strip() for a, b in sorted(worst))
