@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reward.composite import CompositeReward
 from reward.config import load_reward
 from reward.features import visible_text
 from reward.measures import auc, bootstrap_interval, brier, calibration_error, pair_accuracy
@@ -125,6 +126,48 @@ def validate_reward(
     if show:
         print_figures({**terms, "total": total}, length_auc)
     return {"terms": terms, "total": total, "length_auc": length_auc}
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What is plotted of held-out characters, by language: for ROC (label, score, weight) of every score; for
+    calibration the figures of :func:`reward.people.figures.calibration` of every probability."""
+
+    roc: dict[str, dict[str, tuple[Any, Any]]]
+    calibration: dict[str, dict[str, Any]]
+
+
+def curves(composite: CompositeReward, pool: Pool, *, seed: int = 0) -> Curves:
+    """ROC and calibration of the trained terms, the total and length on the pool's held-out characters."""
+    from reward.people.figures import calibration
+
+    exam = Exam.of(characters_of(pool, held_out=True), seed=seed)
+    samples = [example.sample for example in exam.examples]
+    judged = composite.score_one_by_one(samples)
+    scores: dict[str, list[float | None]] = {"total": [judgement.total for judgement in judged]}
+    for term, _, _ in composite.terms:
+        if term.name in PROBABILITIES:
+            scores[term.name] = [judgement.terms[term.name] for judgement in judged]
+    scores["length"] = [float(units(visible_text(sample.reply))) for sample in samples]
+    languages = np.array([sample.card.language for sample in samples])
+    labels = np.array([example.label for example in exam.examples])
+    weights = np.array([example.weight for example in exam.examples])
+    found = Curves({}, {})
+    for language in sorted(set(languages.tolist())):
+        own = languages == language
+        columns = {
+            name: np.array([np.nan if v is None else v for v in values], float)[own] for name, values in scores.items()
+        }
+        found.roc[f"{language}, held-out characters"] = {
+            name: (labels[own], column) for name, column in columns.items()
+        }
+        for name in PROBABILITIES & set(columns):
+            known = np.isfinite(columns[name])
+            if known.any():
+                found.calibration[f"{language} {name}"] = calibration(
+                    columns[name][known], labels[own][known], weights=weights[own][known]
+                )
+    return found
 
 
 def print_figures(figures: Mapping[str, Mapping[str, Any]], length_auc: float) -> None:

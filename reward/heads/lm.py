@@ -38,8 +38,6 @@ from rlrp.protocols import TermScore
 
 Floats = NDArray[np.float32]
 ADAPTER, WEIGHTS = "adapter", "adapter_model.safetensors"
-_HEAD_RATE = 10.0
-"""The layer's learning rate, in adapters' rates: it begins at nothing."""
 
 
 class Reading:
@@ -173,12 +171,11 @@ def fit_lm(
     wrapped.train()
     losses = optimise(
         reading,
-        [parameter for parameter in wrapped.parameters() if parameter.requires_grad],
+        [*(parameter for parameter in wrapped.parameters() if parameter.requires_grad), *layer.parameters()],
         learn,
         faults,
         options,
         learning_rate=options.rate(LmClassifier.kind),
-        others=(list(layer.parameters()), _HEAD_RATE),
         seed=seed,
         title="in_character: lm",
     )

@@ -60,12 +60,8 @@ def optimise(
     learning_rate: float,
     seed: int,
     title: str,
-    others: tuple[Sequence[torch.nn.Parameter], float] = ((), 1.0),
 ) -> list[float]:
     """Move the parameters; returns the mean loss of every epoch.
-
-    Args:
-        others: further parameters, and how many times the learning rate they take.
 
     Raises:
         UserError: the loss is not finite.
@@ -73,8 +69,7 @@ def optimise(
     torch.manual_seed(seed)
     epochs = [drawn(examples, negatives=options.negatives, seed=seed, epoch=epoch) for epoch in range(options.epochs)]
     steps = sum(-(-len(order) // options.batch) for order in epochs)
-    groups = [{"params": list(own), "lr": rate * learning_rate} for own, rate in ((parameters, 1.0), others) if own]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
     warmup = max(1, round(_WARMUP * steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
@@ -90,7 +85,7 @@ def optimise(
                 loss = _step(forward, samples, labels[rows], weights[rows])
                 if not np.isfinite(loss):
                     raise UserError(f"the loss is {loss}; take a lower one", place="reward.head_options.learning_rate")
-                torch.nn.utils.clip_grad_norm_([*parameters, *others[0]], _CLIP)
+                torch.nn.utils.clip_grad_norm_(parameters, _CLIP)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 schedule.step()

@@ -104,12 +104,15 @@ def published(ratings: Sequence[Rating]) -> Floats:
     return np.array([np.nan if r.published is None else r.published for r in ratings], float)
 
 
-def calibration(probabilities: ArrayLike, good: ArrayLike, bins: int = 8) -> dict[str, Any]:
+def calibration(
+    probabilities: ArrayLike, good: ArrayLike, bins: int = 8, weights: ArrayLike | None = None
+) -> dict[str, Any]:
     """The expected calibration error, and of each bin of equally many replies the mean probability and the share."""
     p, y = np.asarray(probabilities, float), np.asarray(good, float)
-    parts = [part for part in np.array_split(np.argsort(p, kind="stable"), bins) if len(part)]
-    points = [[_rounded(p[part].mean()), _rounded(y[part].mean())] for part in parts]
-    return {"ece": _rounded(calibration_error(y, p)), "points": points, "n": len(p)}
+    w = np.ones_like(p) if weights is None else np.asarray(weights, float)
+    parts = [part for part in np.array_split(np.argsort(p, kind="stable"), bins) if w[part].sum() > 0]
+    points = [[_rounded(np.average(own[part], weights=w[part])) for own in (p, y)] for part in parts]
+    return {"ece": _rounded(calibration_error(y, p, w)), "points": points, "n": len(p)}
 
 
 def _rounded(value: float) -> float | None:

@@ -13,8 +13,8 @@ import yaml
 from numpy.typing import NDArray
 from rich.console import Console
 
+from reward import plots
 from reward.config import VERSION, read_reward_config
-from reward.people import plots
 from reward.people.figures import HIGH, LOW, agreement, calibration, published, shortness
 from reward.people.fit import MIX, Fitted, Table, aspects_of, by_language, fit_aspect
 from reward.people.model import OVERALL, People, PeopleModel

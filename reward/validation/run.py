@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from reward import plots
 from reward.config import load_reward, reward_hash
 from reward.dissonance.score import DissonanceTerm
 from reward.negatives import turns
@@ -17,12 +18,11 @@ from reward.people.ratings import read_ratings
 from reward.people.settings import RatingsConfig
 from reward.people.train import cross_validate
 from reward.text import Language
-from reward.validate import validate_reward
+from reward.validate import curves, validate_reward
 from reward.validation.best_of import Drawn, measure_best_of
 from reward.validation.contradiction import measure_contradiction
 from reward.validation.dissonance import measure_dissonance
 from reward.validation.people import measure_reward, reader_curve
-from reward.validation.plots import draw_best_of
 from reward.validation.speed import measure_speed
 from reward.validation.tables import print_validation
 from rlrp.dialogue import Pool, load_pool
@@ -33,6 +33,7 @@ from rlrp.files import write_json
 CHARACTERBENCH = "characterbench"
 _LANGUAGES: tuple[Language, ...] = ("zh", "en")
 _AIM = ("engagement", "human_likeness")
+_COMPARED = ("total", "published", "length")
 _SPEED_REPLIES = 400
 
 
@@ -81,20 +82,26 @@ def validate(request: Request) -> dict[str, Any]:
     if request.pool is not None and request.pool.held_out_cards:
         say("held-out characters")
         report["held_out"] = validate_reward(request.reward, request.pool, seed=seed, show=False)
+        held_out = curves(composite, request.pool, seed=seed)
+        plots.draw_roc(request.out / "roc.png", held_out.roc)
+        plots.draw_calibration(request.out / "calibration.png", held_out.calibration)
     else:
         report["left_out"]["held_out"] = "no characters are held out"
     if request.ratings is not None:
         say("ratings, every reply left out in turn")
-        found = cross_validate(request.ratings, say)
-        report["ratings"] = found.report
-        found.draw(request.out)
+        fitted = cross_validate(request.ratings, say)
+        report["ratings"] = fitted.report
+        fitted.draw(request.out)
         if request.ratings.curve:
             say("what reads the replies")
-            report["curve"] = reader_curve(found.ratings, request.ratings)
+            report["curve"] = reader_curve(fitted.ratings, request.ratings)
     if request.ratings is None and request.data is not None and (request.data / CHARACTERBENCH).is_dir():
         say("ratings, nothing fitted")
         rated = read_ratings(request.data / CHARACTERBENCH)
-        report["transfer"] = measure_reward(composite, rated, _AIM, seed=seed)
+        found = measure_reward(composite, rated, _AIM, seed=seed)
+        report["transfer"] = found
+        shown = {la: {name: own[name]["spearman"] for name in _COMPARED if name in own} for la, own in found.items()}
+        plots.draw_agreement(request.out / "agreement.png", shown, _COMPARED)
     elif request.ratings is None:
         report["left_out"]["transfer"] = f"no {CHARACTERBENCH} in --data"
     say("dissonance")
@@ -110,7 +117,7 @@ def validate(request: Request) -> dict[str, Any]:
     if request.drawn:
         say(f"best of {len(request.drawn[0].replies)}")
         report["best_of"] = measure_best_of(composite, request.drawn, seed=seed)
-        draw_best_of(request.out / "best_of.png", report["best_of"])
+        plots.draw_best_of(request.out / "best_of.png", report["best_of"])
     else:
         report["left_out"]["best_of"] = "no policy to draw replies from"
     say("speed")
