@@ -1,4 +1,4 @@
-"""The lm head: a causal language model reads the card, the messages and the reply; a linear layer judges what it holds.
+"""The lm head: a causal language model reads the card, the messages and the reply; a linear layer judges its states.
 
 The model learns by a LoRA adapter. Replies to one prompt are read with the prompt computed once, in training too. The
 directory holds the adapter and the layer; the base model is kept by name and checksum.
@@ -41,7 +41,7 @@ ADAPTER, WEIGHTS = "adapter", "adapter_model.safetensors"
 
 
 class Reading:
-    """A language model with its layer (K, C): samples to logits, prompts shared, in packs of a token budget."""
+    """A language model with its layer (K, 2 C): samples to logits, prompts shared, in packs of a token budget."""
 
     def __init__(self, model: Any, tokenizer: Any, layer: torch.nn.Linear, config: dict[str, Any]):
         """``config`` has max_length, messages and token_budget."""
@@ -61,8 +61,9 @@ class Reading:
         ]
         for part, where in micro_batches(groups, self.token_budget):
             hidden = completion_hidden(self.model, part)
-            last = np.cumsum([len(completion) for group in part for completion in group.completions]) - 1
-            yield [places[prompts[g]][c] for g, c in where], self.layer(hidden[last.tolist()].float())
+            sizes = [len(completion) for group in part for completion in group.completions]
+            read = torch.stack([_pooled(own) for own in hidden.float().split(sizes)])
+            yield [places[prompts[g]][c] for g, c in where], self.layer(read)
 
     def _prompt(self, text: str) -> tuple[int, ...]:
         """With the mark of a beginning, if the model has one."""
@@ -70,6 +71,13 @@ class Reading:
 
     def _reply(self, sample: Sample) -> tuple[int, ...]:
         return tuple(self.tokenizer(self.cutter.reply(sample), add_special_tokens=False)["input_ids"])
+
+
+def _pooled(states: Tensor) -> Tensor:
+    """(2 C,): the reply's last state, which has seen all of it, and the mean over its tokens; the first of the states
+    is the prompt's."""
+    own = states[1:] if len(states) > 1 else states
+    return torch.cat([own[-1], own.mean(dim=0)])
 
 
 class LmClassifier:
@@ -125,7 +133,7 @@ class LmClassifier:
                 file=folder,
                 place="base",
             )
-        layer = torch.nn.Linear(model.get_input_embeddings().embedding_dim, 1 + len(faults))
+        layer = torch.nn.Linear(2 * model.get_input_embeddings().embedding_dim, 1 + len(faults))
         state = {name: torch.from_numpy(tensors[name]) for name in ("weight", "bias")}
         if not (folder / ADAPTER / WEIGHTS).is_file():  # PEFT would go on to a pickle, or to the hub
             raise ValueError(f"no {ADAPTER}/{WEIGHTS}")
@@ -164,7 +172,7 @@ def fit_lm(
     use_shared_prefix(model)
     wrapped = add_lora(model, LoraSettings(r=options.lora_r, alpha=2 * options.lora_r), seed=seed)
     speed_up_frozen_linears(wrapped)
-    layer = torch.nn.Linear(model.get_input_embeddings().embedding_dim, 1 + len(faults)).to(model.device)
+    layer = torch.nn.Linear(2 * model.get_input_embeddings().embedding_dim, 1 + len(faults)).to(model.device)
     torch.nn.init.zeros_(layer.weight)
     torch.nn.init.zeros_(layer.bias)
     reading = Reading(wrapped, tokenizer, layer, config)
