@@ -260,7 +260,7 @@ def test_a_base_with_a_head_of_its_own_is_taken_without_it(bases, tmp_path: Path
 
 def test_the_shipped_experiment_names_a_head():
     config = load_config(Path(__file__).parents[2] / "experiments" / "reward_heads.yaml").reward
-    assert (config.head, config.base) == ("cross-encoder", "packaged:all-minilm-l6-v2")
+    assert (config.head, config.base) == ("lm", "packaged:smollm2-135m-instruct")
     assert HeadOptions(**config.head_options.model_dump()).batch == 8
 
 
