@@ -15,6 +15,7 @@ scored behind its prompt, which is computed once.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -128,20 +129,30 @@ class _Variants:
 
 def _aligned(old: _Text, new: _Text, change: Substitution, speech: str) -> list[tuple[int, int]]:
     """Tokens that both texts have, after a substitution in their sentence and touching none."""
-    places = {span: at for at, span in enumerate(new.offsets)}
-    found = []
+    places = {key: at for at, key in enumerate(_keyed(new.offsets))}
+    keys, found = _keyed(old.offsets), []
     for start, end in sentences(speech):
-        inside = [span for span, _ in change.spans if start <= span[0] < end]
-        if not inside:
+        first = next((span for span, _ in change.spans if start <= span[0] < end), None)
+        if first is None:
             continue
-        for at, (left, right) in enumerate(old.offsets):
-            if not (inside[0][1] < left and right <= end) or any(a <= right and left <= b for a, b in inside):
+        for at, (left, right, turn) in enumerate(keys):
+            if not first[1] < left <= right <= end or any(a <= right and left <= b for (a, b), _ in change.spans):
                 continue
             shift = sum((d - c) - (b - a) for (a, b), (c, d) in change.spans if b <= left)
-            other = places.get((left + shift, right + shift))
+            other = places.get((left + shift, right + shift, turn))
             if other is not None and old.ids[at] == new.ids[other]:
                 found.append((at, other))
     return found
+
+
+def _keyed(offsets: Sequence[Offsets]) -> list[tuple[int, int, int]]:
+    """Each token's place, and its turn among those of the same place: a character may be several tokens."""
+    turns: Counter[Offsets] = Counter()
+    keys = []
+    for span in offsets:
+        keys.append((*span, turns[span]))
+        turns[span] += 1
+    return keys
 
 
 def _tokenised(tokenizer: Any, text: str) -> _Text:
