@@ -50,12 +50,13 @@ def matched_pairs(language: Language) -> list[MatchedPair]:
 
 def formal_replies() -> list[tuple[str, Language, Sample]]:
     """(kind, language, sample): replies in role of illeists, butlers and robots, each card with its own examples."""
-    found = []
-    for _, row in read_jsonl(resolve("builtin:evaluation/dissonance_formal.jsonl")):
-        card = parse_card(row["card"])
-        for reply in row["replies"]:
-            sample = Sample(card, (Message("user", reply["user"]),), reply["reply"])
-            found.append((row["kind"], row["language"], sample))
+    found: list[tuple[str, Language, Sample]] = []
+    for language in LANGUAGES:
+        for _, row in read_jsonl(resolve(f"builtin:evaluation/dissonance_formal_{language}.jsonl")):
+            card = parse_card(row["card"])
+            for reply in row["replies"]:
+                sample = Sample(card, (Message("user", reply["user"]),), reply["reply"])
+                found.append((row["kind"], language, sample))
     return found
 
 
