@@ -74,7 +74,7 @@ def draw_agreement(path: Path, found: Mapping[str, Mapping[str, Mapping[str, Any
         axis.axvline(0, color="#dddddd", linewidth=1)
         axis.set(title=f"{language}: Spearman with people", yticks=place, yticklabels=dimensions, xlim=(-0.6, 1))
         axis.invert_yaxis()
-        axis.legend(frameon=False, fontsize=8)
+        axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=len(names))
     _save(figure, path)
 
 

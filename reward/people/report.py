@@ -24,19 +24,25 @@ def print_report(report: Mapping[str, Any]) -> None:
                 if own["auc"]:
                     screen.add_row(name, *_cells(own["auc"].get(dimension)))
             console.print(screen)
-        screen = ScreenTable(title=f"{language}: Spearman with people (95 %)", box=None)
-        screen.add_column("dimension", no_wrap=True)
         shown = [name for name in _SPEARMAN if name in found]
-        for name in shown:
-            screen.add_column(name, no_wrap=True)
+        heading = f"{language}: Spearman with people (and half of the 95 % interval)"
+        screen = ScreenTable("dimension", *shown, title=heading, box=None)
         for dimension in sorted(found["people"]["spearman"]):
-            screen.add_row(Text(dimension), *(cell(found[name]["spearman"].get(dimension)) for name in shown))
+            screen.add_row(Text(dimension), *(_short(found[name]["spearman"].get(dimension)) for name in shown))
         console.print(screen)
         own = figures["calibration"]
         console.print(f"{language}: calibration error {own['ece']:.3f} (n {own['n']})\n", highlight=False)
 
 
-_SPEARMAN = ("people", "each dimension's own term", "length", "published")
+_SPEARMAN = ("people", "own term", "length", "published")
+
+
+def _short(figure: Mapping[str, Any] | None) -> str:
+    """``0.44 ±0.18``."""
+    if not figure or figure["value"] is None:
+        return "-"
+    low, high = figure["ci95"]
+    return f"{figure['value']:.2f}" + ("" if low is None else f" ±{(high - low) / 2:.2f}")
 
 
 def _cells(figure: Mapping[str, Any] | None) -> tuple[str, str, str]:

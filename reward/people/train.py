@@ -122,7 +122,7 @@ def _fit_language(table: Table, config: RatingsConfig, drawn: dict[str, Any]) ->
         others = fit_aspect(table, *wanted[OVERALL], table.folds("generator"), register=config.register_cost).left_out
         found["people, unseen generators"] = agreement(others, ratings, config.aim, seed=seed)
     own_dimension = np.array([fitted[r.dimension].left_out[at] for at, r in enumerate(ratings)])
-    found["each dimension's own term"] = agreement(own_dimension, ratings, (), seed=seed)
+    found["own term"] = agreement(own_dimension, ratings, (), seed=seed)
     aimed = np.isin(table.dimensions, config.aim)
     aspect, good = fitted[OVERALL].aspect, table.targets()[aimed] > 0
     odds = fitted[OVERALL].left_out[aimed] * aspect.slope + aspect.offset
