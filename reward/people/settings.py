@@ -40,10 +40,10 @@ class RatingsConfig(BaseModel):
     """Accept the terms of a packaged model that has some."""
     weights: dict[str, float] = Field(default_factory=dict)
     """Weights of terms in the reward, in place of people 1, dissonance 0.1 and blacklist 0.1."""
-    register_cost: Annotated[float, Field(ge=0)] = 0.25
-    """What a standard deviation more of the shipped n-gram register (texts about somebody against speech) costs, in
-    standard deviations of the prediction. Known before any rating is seen: few ratings move one column in a hundred
-    too little. 0 where an encyclopaedia's manner is wanted."""
+    register_cost: dict[Language, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """By language, what a standard deviation more of the shipped n-gram register (texts about somebody against speech)
+    costs, in standard deviations of the prediction: something known before any rating is seen, where few ratings move
+    one column in a hundred too little. 0 without."""
     curve: list[str] = []
     """Readers that ``rlrp reward validate`` compares in every language, the smallest first."""
 

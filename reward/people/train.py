@@ -110,7 +110,7 @@ def _fit_language(table: Table, config: RatingsConfig, drawn: dict[str, Any]) ->
     ratings, seed = table.ratings, config.seed
     folds = table.folds("character", seed)
     wanted = aspects_of(sorted(set(table.dimensions)), config.aim)
-    cost = {OVERALL: config.register_cost}
+    cost = {OVERALL: config.register_cost.get(table.language, 0.0)}
     fitted = {
         name: fit_aspect(table, aim, others, folds, register=cost.get(name, 0.0))
         for name, (aim, others) in wanted.items()
@@ -119,7 +119,7 @@ def _fit_language(table: Table, config: RatingsConfig, drawn: dict[str, Any]) ->
     found = {name: agreement(own, ratings, config.aim, seed=seed) for name, own in scores.items()}
     generators = sorted({rating.generator for rating in ratings})
     if len(generators) > 1:
-        others = fit_aspect(table, *wanted[OVERALL], table.folds("generator"), register=config.register_cost).left_out
+        others = fit_aspect(table, *wanted[OVERALL], table.folds("generator"), register=cost[OVERALL]).left_out
         found["people, unseen generators"] = agreement(others, ratings, config.aim, seed=seed)
     own_dimension = np.array([fitted[r.dimension].left_out[at] for at, r in enumerate(ratings)])
     found["own term"] = agreement(own_dimension, ratings, (), seed=seed)

@@ -71,9 +71,9 @@ def reader_curve(ratings: Sequence[Rating], config: RatingsConfig) -> dict[Langu
         steps = {"style and n-grams": base}
         for reader in config.curve:
             steps[reader] = base.read_by(reader, accept_terms=config.accept_terms)
-        found[language] = {}
+        found[language], cost = {}, config.register_cost.get(language, 0.0)
         for name, table in steps.items():
-            scores = {name: fit_aspect(table, aim, others, folds, register=config.register_cost).left_out}
+            scores = {name: fit_aspect(table, aim, others, folds, register=cost).left_out}
             if table.reader:
                 scores[f"{name} alone"] = fit_aspect(table, aim, others, folds, blocks=["reading"]).left_out
             for title, values in scores.items():
