@@ -42,11 +42,15 @@ class NgramRegister:
 
     def score(self, speech: str, card: CharacterCard) -> float:
         """Log-odds between -6 and 6 of the written register; the card's names are left out. 0 for unknown text."""
-        keys, weights = self._table
-        known = np.unique(_match(self._keys(_normal(_nameless(speech, card))), keys))
-        if not len(known):
+        table, weights = self._table
+        if not len(table):
             return 0.0
-        return max(-LIMIT, min(LIMIT, self.bias + float(weights[known].sum()) / math.sqrt(len(known))))
+        keys = self._keys(_normal(_nameless(speech, card)))
+        places = np.minimum(np.searchsorted(table, keys), len(table) - 1)
+        known = np.zeros(len(table), bool)  # a run counts once
+        known[places[table[places] == keys]] = True
+        count = int(np.count_nonzero(known))
+        return max(-LIMIT, min(LIMIT, self.bias + float(weights[known].sum()) / math.sqrt(count))) if count else 0.0
 
     @cached_property
     def _code(self) -> NDArray[np.int64]:
@@ -77,15 +81,6 @@ class NgramRegister:
             run = run[:-1] * self._base + codes[order:]
             parts.append(run + order * self._base**longest)
         return np.concatenate(parts)
-
-
-def _match(keys: NDArray[np.int64], table: NDArray[np.int64]) -> NDArray[np.intp]:
-    """Where in the sorted table the keys stand that are in it."""
-    if not len(table):
-        return np.zeros(0, np.intp)
-    place = np.minimum(np.searchsorted(table, keys), len(table) - 1)
-    found: NDArray[np.intp] = place[table[place] == keys]
-    return found
 
 
 def runs(text: str, language: Language) -> set[str]:
