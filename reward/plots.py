@@ -18,6 +18,7 @@ _COLOURS = {
     "in_character": "#1f6f8b",
     "judge": "#3c9d6b",
     "length": "#b0b0b0",
+    "length alone": "#b0b0b0",
     "published": "#d08c2e",
     "dissonance": "#7a4f9a",
 }

@@ -148,7 +148,7 @@ def curves(composite: CompositeReward, pool: Pool, *, seed: int = 0) -> Curves:
     for term, _, _ in composite.terms:
         if term.name in PROBABILITIES:
             scores[term.name] = [judgement.terms[term.name] for judgement in judged]
-    scores["length"] = [float(units(visible_text(sample.reply))) for sample in samples]
+    scores["length alone"] = [float(units(visible_text(sample.reply))) for sample in samples]
     languages = np.array([sample.card.language for sample in samples])
     labels = np.array([example.label for example in exam.examples])
     weights = np.array([example.weight for example in exam.examples])

@@ -94,7 +94,7 @@ def measure_best_of(composite: CompositeReward, drawn: Sequence[Drawn], *, seed:
         effects[JUDGE] = values[JUDGE]
     found: dict[str, Any] = {"n": counts, "prompts": len(drawn), "replies": size, "by": {}}
     for name, scores in values.items():
-        chances = np.stack([_chances(row, counts, seed) for row in scores])  # (prompts, counts, replies)
+        chances = np.stack([_chances(row, counts) for row in scores])  # (prompts, counts, replies)
         chosen = {effect: np.einsum("pnk,pk->pn", chances, _filled(own)) for effect, own in effects.items()}
         figures: dict[str, Any] = {effect: _rounded(own.mean(axis=0)) for effect, own in chosen.items()}
         if JUDGE in chosen:
@@ -110,15 +110,17 @@ def measure_best_of(composite: CompositeReward, drawn: Sequence[Drawn], *, seed:
     return found
 
 
-def _chances(scores: Floats, counts: Sequence[int], seed: int) -> Floats:
-    """(counts, N): how likely each reply is the best of n. Ties are broken at random; abstentions come last."""
-    size = len(scores)
-    shuffled = np.random.default_rng(seed).permutation(size)
-    order = shuffled[np.argsort(-np.nan_to_num(scores, nan=-np.inf)[shuffled], kind="stable")]
-    table = np.zeros((len(counts), size))
-    for at, n in enumerate(counts):
-        for rank, reply in enumerate(order):
-            table[at, reply] = comb(size - 1 - rank, n - 1) / comb(size, n)
+def _chances(scores: Floats, counts: Sequence[int]) -> Floats:
+    """(counts, N): how likely each reply is the best of n. Replies with one score share their chances; abstentions
+    come last."""
+    size, given = len(scores), np.nan_to_num(scores, nan=-np.inf)
+    order = np.argsort(-given, kind="stable")
+    by_rank = np.array([[comb(size - 1 - rank, n - 1) / comb(size, n) for rank in range(size)] for n in counts])
+    table = np.empty_like(by_rank)
+    table[:, order] = by_rank
+    for value in np.unique(given):
+        tied = given == value
+        table[:, tied] = table[:, tied].mean(axis=1, keepdims=True)
     return table
 
 

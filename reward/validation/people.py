@@ -48,7 +48,7 @@ def _reward_scores(composite: CompositeReward, ratings: Sequence[Rating]) -> dic
 def baselines(ratings: Sequence[Rating]) -> dict[str, Floats]:
     """What a score must beat: the shorter reply, the parts of the dissonance score, a published judge."""
     rows = [features(rating.sample) for rating in ratings]
-    scores: dict[str, Floats] = {"length": shortness(ratings)}
+    scores: dict[str, Floats] = {"length alone": shortness(ratings)}
     for name, sign in DISSONANCE_PARTS.items():
         at = NAMES.index(name)
         scores[f"dissonance: {name}"] = np.array([np.nan if row is None else -sign * row.values[at] for row in rows])

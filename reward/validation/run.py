@@ -33,7 +33,7 @@ from rlrp.files import write_json
 CHARACTERBENCH = "characterbench"
 _LANGUAGES: tuple[Language, ...] = ("zh", "en")
 _AIM = ("engagement", "human_likeness")
-_COMPARED = ("total", "published", "length")
+_COMPARED = ("total", "published", "length alone")
 _SPEED_REPLIES = 400
 
 
@@ -121,7 +121,7 @@ def validate(request: Request) -> dict[str, Any]:
     else:
         report["left_out"]["best_of"] = "no policy to draw replies from"
     say("speed")
-    report["speed"] = measure_speed(composite, _spoken(request.pool))
+    report["speed"] = measure_speed(composite, _spoken(request.pool), request.reward)
     report["seconds"] = round(time.perf_counter() - started, 1)
     write_json(request.out / "validation.json", report)
     print_validation(report)

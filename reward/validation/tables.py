@@ -30,8 +30,13 @@ def print_validation(report: Mapping[str, Any]) -> None:
         _contradiction(console, title, own)
     if best_of := report.get("best_of"):
         _best_of(console, best_of)
-    speed = report["speed"]["per_second"]
-    console.print(_table("replies a second", ("term", "a second"), ((name, f"{n:,}") for name, n in speed.items())))
+    speed = report["speed"]
+    columns = ("term", "one process", f"{speed['processes']} processes")
+    rows = (
+        (name, f"{n:,}", f"{speed['on_all_cores'][name]:,}" if name in speed["on_all_cores"] else "-")
+        for name, n in speed["per_second"].items()
+    )
+    console.print(_table("replies a second", columns, rows))
     for section, reason in report["left_out"].items():
         console.print(f"not measured: {section} ({reason})", highlight=False)
 
@@ -73,7 +78,7 @@ def _dissonance(console: Console, found: Mapping[str, Any]) -> None:
 
 
 def _contradiction(console: Console, title: str, found: Mapping[str, Any]) -> None:
-    rows = [("length", cell(found["length"]), "-")]
+    rows = [("length alone", cell(found["length"]), "-")]
     rows += [(name, cell(own), "-") for name, own in found["reward"].items()]
     rows += [(f"learnt: {name}", cell(own), f"{own['accuracy']:.2f}") for name, own in found["learnt"].items()]
     heading = f"{title} (n {found['n']}; the majority is right in {found['majority']:.0%})"

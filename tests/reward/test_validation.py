@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from reward.composite import CompositeReward, TermSettings
+from reward.config import load_reward
 from reward.dissonance.score import DissonanceTerm
 from reward.guards import LengthTerm
 from reward.validation.best_of import JUDGE, Drawn, falls, measure_best_of
@@ -68,6 +69,8 @@ def test_a_score_that_is_gamed_is_named() -> None:
     found = measure_best_of(composite, [drawn(*table), drawn(*reversed(table))])
     assert falls(found) == ["gamed", "total"]
     assert found["by"]["fair"]["judge_gain"]["value"] == 3.5
+    # A score that says nothing chooses any reply: nothing changes on average.
+    assert found["by"]["silent"][JUDGE] == [-3.5, -3.5, -3.5, -3.5]
 
 
 def test_the_shipped_pairs_are_told_apart_and_formal_characters_left_alone() -> None:
@@ -157,7 +160,10 @@ def test_everything_is_written_and_what_was_left_out_is_said(
     assert report["speed"]["per_second"]["dissonance"] > 0
 
 
-def test_speed_counts_replies() -> None:
+def test_speed_counts_replies_in_one_process_and_in_all(tmp_path: Path) -> None:
+    path = write(tmp_path / "reward.yaml", "terms: {blacklist: {weight: 0.5}}")
+    shared = measure_speed(load_reward(path), [Sample(AHAB, ASKED, "As an AI, I sail.")] * 20, path)
+    assert set(shared["on_all_cores"]) == {"blacklist"} and shared["on_all_cores"]["blacklist"] > 0
     found = measure_speed(CompositeReward([(LengthTerm(), 1.0, TermSettings())]), [Sample(AHAB, ASKED, "Aye.")] * 50)
     assert found["replies"] == 50 and found["per_second"]["length"] > 100
 
