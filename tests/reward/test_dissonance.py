@@ -172,8 +172,9 @@ def test_the_shipped_weights_tell_pairs_apart_in_which_the_fault_is_shorter() ->
 
 def test_weights_have_the_signs_of_their_meaning() -> None:
     for weights in load_weights().values():
-        k, *groups, tolerance, length = weights.weight
-        assert k < 0 and min(*groups, tolerance) > 0 and abs(length) < 0.1
+        k, *groups, tolerance, ngrams, length = weights.weight
+        assert k < 0 and min(groups) > 0 and ngrams > 0 and abs(length) < 0.1
+        assert tolerance == 0.0  # it tells less than length does on people's ratings
         assert 0 < weights.tau < 0.5
 
 
