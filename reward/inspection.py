@@ -45,6 +45,8 @@ def inspect_reward(path: str | Path, *, console: Console | None = None) -> None:
         stated = config.model_dump(mode="json", by_alias=True, exclude_none=True)
         gate = f"below {config.gate.below:g}: at most {config.gate.cap:g}" if config.gate else ""
         options = ", ".join(f"{key} {value}" for key, value in stated.items() if key not in _BASE and value != {})
+        if config.normalise != "none":
+            options = ", ".join(part for part in (f"by {config.normalise}", options) if part)
         neutral = "the group's mean, else " + f"{config.neutral:g}"
         weight = f"{config.weight:g}" if config.weight else "logged"
         table.add_row(Text(printable(name)), weight, neutral, gate, Text(printable(options)))

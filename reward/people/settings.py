@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from reward.term_configs import config_class
 from reward.text import Language
+from rlrp.config import set_value, split_override
 from rlrp.errors import UserError
 from rlrp.files import read_text
 
@@ -78,17 +79,11 @@ def read_ratings_config(path: str | Path, overrides: Sequence[str] = ()) -> Rati
     if not isinstance(raw, dict) or raw.get("kind") != KIND:
         return None
     for override in overrides:
-        key, equals, value = override.partition("=")
-        *parents, last = key.strip().split(".")
-        if not equals or not last or len(parents) > 1:
-            raise UserError(f"got {override!r}, expected KEY=VALUE such as data=PATH", place="--set")
-        target = raw.setdefault(parents[0], {}) if parents else raw
-        if not isinstance(target, dict):
-            raise UserError(f"{parents[0]!r} is not a section", place=f"--set {key}")
-        try:
-            target[last] = value if key == "data" else yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(f"got {value!r}, which is not YAML", place=f"--set {key}") from None
+        key, value = split_override(override, "data=PATH")
+        if key == "data":
+            raw[key] = value  # a path is no YAML
+        else:
+            set_value(raw, key.split("."), value)
     try:
         return RatingsConfig.model_validate(raw)
     except ValidationError as error:
