@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import textwrap
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlrp.rl.advantages import equal_groups, group_advantages, term_advantages, whiten
+
+from .trl_lines import trl_lines
 
 
 def test_by_hand() -> None:
@@ -138,17 +138,6 @@ def test_whitening_keeps_the_shape() -> None:
 
 
 # -- against TRL ---------------------------------------------------------------------------------------------------
-
-
-def trl_lines(trainer: Any, begin: str, end: str, names: dict[str, Any]) -> torch.Tensor:
-    """Runs TRL's own lines of ``_generate_and_score_completions`` from one text to another."""
-    source = inspect.getsource(trainer._generate_and_score_completions)
-    first = source.rindex("\n", 0, source.index(begin)) + 1
-    last = source.rindex("\n", 0, source.index(end, first)) + 1
-    namespace = vars(inspect.getmodule(trainer)) | names
-    exec(textwrap.dedent(source[first:last]), namespace)
-    advantages: torch.Tensor = namespace["advantages"]
-    return advantages
 
 
 def trl_advantages(reward_PG: torch.Tensor, scale: str) -> torch.Tensor:
