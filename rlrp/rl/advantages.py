@@ -6,13 +6,11 @@ Shapes: P prompts, G completions per prompt, K reward terms.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Baseline = Literal["group", "leave_one_out", "none"]
-Scale = Literal["group", "batch", "character", "whiten", "none"]
+from rlrp.algorithms import Baseline, Scale
 
 EPSILON = 1e-4
 """Added to the standard deviation, as TRL does."""
@@ -34,7 +32,9 @@ def group_advantages(
     all rewards of the same character, ``none`` leaves the differences as they are (Dr. GRPO, arXiv 2503.20783).
     ``whiten`` takes the mean from the advantages themselves and divides by their own deviation over the batch: with
     baseline ``none`` REINFORCE++, with ``group`` its variant with a baseline (arXiv 2501.03262), with
-    ``leave_one_out`` TRL's normalised RLOO. Standard deviations are the unbiased ones, as in TRL.
+    ``leave_one_out`` TRL's normalised RLOO. REINFORCE++ whitens over tokens, whose advantages differ by the KL in the
+    reward; here a completion's tokens share theirs, and completions count alike. Standard deviations are the unbiased
+    ones, as in TRL.
 
     Degenerate groups: one whose rewards are all equal gets zeros, it carries no signal; so does one of a single
     completion. Baseline ``none`` compares across groups, so there such groups keep a signal; a batch of equal rewards
@@ -93,7 +93,7 @@ def whiten(values: Tensor) -> Tensor:
 
 
 def equal_groups(reward_PG: Tensor, *, tolerance: float = 1e-6) -> Tensor:
-    """Which groups [P] have rewards that are all equal, so that they teach nothing."""
+    """Which groups [P] have rewards that are all equal: with a baseline of the group they teach nothing."""
     return (reward_PG.max(dim=1).values - reward_PG.min(dim=1).values) <= tolerance
 
 

@@ -6,13 +6,11 @@ Shapes: B completions, S tokens of all completions end to end; ``lengths`` [B] s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Aggregate = Literal["grpo", "dr_grpo", "token"]
-Ratio = Literal["token", "sequence", "trajectory"]
+from rlrp.algorithms import Aggregate, Ratio
 
 
 @dataclass
@@ -82,6 +80,10 @@ def cispo_loss(
     if kl_S is not None and kl_coef:
         per_token = per_token + kl_coef * kl_S
     return PolicyLoss((per_token * weight_S).sum(), ratio_S, bounded != ratio_S)
+
+
+LOSSES = {"clip": grpo_loss, "cispo": cispo_loss}
+"""By the surrogate's name, see ``rlrp.algorithms``."""
 
 
 def importance_ratio(logp_S: Tensor, old_logp_S: Tensor, ratio: Ratio, lengths: Tensor | None = None) -> Tensor:
