@@ -167,7 +167,8 @@ class RlConfig(Settings):
     warmup_steps: int = Field(2, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     clip_low: float = Field(0.2, gt=0)
-    """Lower clipping of the ratio, at 1 - ``clip_low``; gspo: 0.0003, cispo: 1, which is none."""
+    """Lower clipping of the ratio, at 1 - ``clip_low``; gspo: 0.0003, cispo: 1, which is none. In bfloat16 sampler and
+    learner can round further apart than gspo's clips: watch ``clip_fraction``."""
     clip_high: float = Field(0.28, gt=0)
     """Upper clipping of the ratio, at 1 + ``clip_high``; above ``clip_low`` it is DAPO's clip-higher. gspo: 0.0004,
     cispo: 4, rloo and reinforce++: 0.2."""
