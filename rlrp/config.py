@@ -7,11 +7,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from rlrp.algorithms import ALGORITHMS, Name, Scale
 from rlrp.errors import UserError
 from rlrp.files import read_text
 
@@ -149,7 +150,8 @@ class LmConfig(Settings):
 class RlConfig(Settings):
     """Reinforcement learning. A step draws ``prompts * group_size`` replies and makes one update."""
 
-    algorithm: Literal["grpo", "dr_grpo"] = "grpo"
+    algorithm: Name = "grpo"
+    """What it is made of, and its defaults of the clips and ``advantage_scale``, is a table in ``rlrp.algorithms``."""
     steps: int = Field(20, ge=1)
     prompts: int = Field(4, ge=1)
     """Prompts per step."""
@@ -165,15 +167,38 @@ class RlConfig(Settings):
     warmup_steps: int = Field(2, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     clip_low: float = Field(0.2, gt=0)
+    """Lower clipping of the ratio, at 1 - ``clip_low``; gspo: 0.0003, cispo: 1, which is none. In bfloat16 sampler and
+    learner can round further apart than gspo's clips: watch ``clip_fraction``."""
     clip_high: float = Field(0.28, gt=0)
-    """Upper clipping of the ratio; above ``clip_low`` it is DAPO's clip-higher."""
-    advantage_scale: Literal["group", "batch", "none"] = "group"
+    """Upper clipping of the ratio, at 1 + ``clip_high``; above ``clip_low`` it is DAPO's clip-higher. gspo: 0.0004,
+    cispo: 4, rloo and reinforce++: 0.2."""
+    advantage_scale: Scale = "group"
+    """What advantages are divided by: the rewards' standard deviation in the ``group``, the ``batch``, all groups of
+    the ``character``; ``none``; or ``whiten``: mean 0 and deviation 1 over the batch. rloo: ``none`` (or ``whiten``),
+    reinforce++: ``whiten``. Terms with ``normalise: group`` in the reward, then ``whiten``, are GDPO."""
     kl: KlConfig = KlConfig()
     lora: LoraConfig = LoraConfig()
     checkpoint_every: int = Field(10, ge=1)
     """Steps between checkpoints; the last step always leaves one."""
     keep_checkpoints: int = Field(2, ge=1)
     dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_algorithm(cls, raw: Any) -> Any:
+        name = raw.get("algorithm", "grpo") if isinstance(raw, dict) else None
+        algorithm = ALGORITHMS.get(cast(Name, name)) if isinstance(name, str) else None
+        return {**algorithm.defaults(), **raw} if algorithm else raw
+
+    @model_validator(mode="after")
+    def _scale_of_the_algorithm(self) -> RlConfig:
+        scales = ALGORITHMS[self.algorithm].scales
+        if self.advantage_scale not in scales:
+            raise ValueError(
+                f"rl.advantage_scale: got {self.advantage_scale!r}, expected {' or '.join(map(repr, scales))} "
+                f"for {self.algorithm}"
+            )
+        return self
 
 
 class WorkerConfig(Settings):

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.utils.checkpoint
 from torch import Tensor
 
-from rlrp.lm.scoring import TokenGroup, completion_hidden, log_distribution, output_head, vocabulary_chunks
+from rlrp.lm.scoring import TokenGroup, completion_hidden, output_head
+from rlrp.rl.full_kl import full_kl
 from rlrp.rl.order import GENERAL, shuffled
 
 
@@ -27,17 +27,7 @@ def general_kl(model: Any, groups: Sequence[TokenGroup]) -> Tensor:
         before_SC = completion_hidden(model, groups)
     now_SC = completion_hidden(model, groups)
     head, cap = output_head(model)
-    parts = [
-        torch.utils.checkpoint.checkpoint(_kl, before_SC[rows], now_SC[rows], head, cap, use_reentrant=False)
-        for rows in vocabulary_chunks(len(now_SC), head.weight)
-    ]
-    return torch.cat(parts or [now_SC.new_zeros(0, dtype=torch.float32)])
-
-
-def _kl(before: Tensor, now: Tensor, head: Any, cap: float | None) -> Tensor:
-    with torch.no_grad():
-        reference = log_distribution(before, head, cap)
-    return (reference.exp() * (reference - log_distribution(now, head, cap))).sum(-1)
+    return full_kl(now_SC, before_SC, head, cap, reverse=True)
 
 
 def drawn(pairs: Sequence[TokenGroup], count: int, *, seed: int, step: int) -> list[TokenGroup]:

@@ -1,4 +1,5 @@
-"""Estimators of KL(policy || reference) from log-probabilities of sampled tokens, and the adaptive coefficient.
+"""Estimators of KL(policy || reference) from log-probabilities of sampled tokens: as a loss or in the reward; and the
+adaptive coefficient. The KL over the whole vocabulary is in ``full_kl``.
 
 ``logp`` is the policy's, ``ref_logp`` the reference's; the tokens were drawn from the policy (J. Schulman,
 "Approximating KL divergence", 2020).
@@ -36,6 +37,33 @@ def kl_estimate(logp: Tensor, ref_logp: Tensor, estimator: Estimator, *, old_log
     if old_logp is None:
         raise ValueError("k3_unbiased needs old_logp, the log-probabilities at sampling")
     return torch.exp(logp - old_logp) * k3
+
+
+def penalised_rewards(reward_B: Tensor, logp_S: Tensor, ref_logp_S: Tensor, lengths: Tensor, coef: float) -> Tensor:
+    """The KL in the reward, one number a completion [B]: ``reward - coef * sum over its tokens of k1``, detached.
+
+    k1 summed over a completion is log(policy / reference) of the whole text, so the policy gradient of this reward is,
+    in expectation, that of ``E[reward] - coef * KL`` over texts, in nats a completion: RLOO, arXiv 2402.14740,
+    section 3, and TRL's. ``logp_S`` are the log-probabilities at sampling; the tokens of ``lengths`` [B] completions
+    lie end to end. An empty completion keeps its reward.
+    """
+    k1_S = kl_estimate(logp_S, ref_logp_S, "k1").detach()
+    sums = torch.stack([part.sum() for part in k1_S.split(lengths.tolist())])
+    return reward_B - coef * sums.to(reward_B)
+
+
+def token_rewards(reward_B: Tensor, logp_S: Tensor, ref_logp_S: Tensor, lengths: Tensor, coef: float) -> Tensor:
+    """The KL in the reward, at every token [S]: ``-coef * k1``, and at a completion's last one its reward on top.
+
+    What PPO with a critic learns from (InstructGPT, arXiv 2203.02155, eq. 2; Ziegler et al., arXiv 1909.08593, eq. 2);
+    over a completion it sums to ``penalised_rewards``. Detached. An empty completion has no token to carry its reward.
+    """
+    reward_S = -coef * kl_estimate(logp_S, ref_logp_S, "k1").detach()
+    counts = lengths.cumsum(0)
+    spoken = (lengths > 0).to(counts.device)
+    last = counts[spoken] - 1
+    reward_S[last] += reward_B.to(reward_S)[spoken]
+    return reward_S
 
 
 @dataclass

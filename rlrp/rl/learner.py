@@ -1,6 +1,6 @@
 """The learner: a LoRA policy, its anchor (the same model with the adapter off) and one optimizer step per batch.
 
-Left out here: a critic (the group's mean is the baseline) and several updates per batch.
+Left out here: a critic (baselines come from the rewards) and several updates per batch.
 Shapes: B completions, S tokens of all completions of a micro-batch end to end.
 """
 
@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rlrp.algorithms import Aggregate, Ratio, Surrogate
 from rlrp.lm.adapters import AdapterState, LoraSettings, adapter_state, add_lora, checksum
 from rlrp.lm.frozen import speed_up_frozen_linears
 from rlrp.lm.load import load_model
@@ -24,7 +25,7 @@ from rlrp.lm.scoring import TokenGroup, micro_batches, token_logprobs
 from rlrp.lm.self_check import use_shared_prefix
 from rlrp.rl.anchor import drawn, general_kl
 from rlrp.rl.kl import Estimator, KlController, kl_estimate
-from rlrp.rl.losses import Aggregate, grpo_loss, token_weights
+from rlrp.rl.losses import LOSSES, token_weights
 
 
 class TrainingDiverged(RuntimeError):
@@ -41,6 +42,8 @@ class LearnerSettings:
     warmup_steps: int = 0
     max_grad_norm: float = 1.0
     aggregate: Aggregate = "grpo"
+    surrogate: Surrogate = "clip"
+    ratio: Ratio = "token"
     clip_low: float = 0.2
     clip_high: float = 0.2
     temperature: float = 1.0
@@ -170,7 +173,7 @@ class Learner:
             for (g, c), part in zip(places, value.split(counts), strict=True):
                 tally.kl[g][c] = float(part.mean()) if len(part) else 0.0
             tally.add("kl", value)
-        out = grpo_loss(
+        out = LOSSES[settings.surrogate](
             logp,
             old,
             advantage.to(device),
@@ -179,6 +182,8 @@ class Learner:
             clip_high=settings.clip_high,
             kl_S=kl,
             kl_coef=self.kl.coef,
+            ratio=settings.ratio,
+            lengths=torch.tensor(counts),
         )
         out.loss.backward()
         tally.loss += float(out.loss.detach())

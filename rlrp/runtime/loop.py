@@ -14,12 +14,13 @@ from typing import Protocol
 
 import torch
 
+from rlrp.algorithms import Baseline, Scale
 from rlrp.dialogue.types import Sample
 from rlrp.lm.adapters import AdapterState
 from rlrp.lm.prompts import Prompt
 from rlrp.lm.sampling import Completion, SampleRequest, SamplingSettings
 from rlrp.protocols import Judgement
-from rlrp.rl.advantages import Scale, equal_groups, group_advantages
+from rlrp.rl.advantages import equal_groups, group_advantages
 from rlrp.rl.learner import StepReport, TrainGroup, TrainingDiverged
 
 
@@ -70,6 +71,7 @@ class LoopSettings:
     group_size: int
     sampling: SamplingSettings
     seed: int = 0
+    baseline: Baseline = "group"
     advantage_scale: Scale = "group"
     checkpoint_every: int = 10
     max_logp_gap: float = 0.01
@@ -98,7 +100,7 @@ def train(
         with clock("judge"):
             for group, judgements in zip(groups, judges.judge([g.samples() for g in groups]), strict=True):
                 group.judgements = judgements
-        set_advantages(groups, settings.advantage_scale)
+        set_advantages(groups, settings.advantage_scale, settings.baseline)
         with clock("learn"):
             report = learner.step([group.training() for group in groups])
             for group, kl in zip(groups, report.kl, strict=True):
@@ -121,10 +123,12 @@ def check_agreement(step: int, report: StepReport, most: float) -> None:
         )
 
 
-def set_advantages(groups: Sequence[Group], scale: Scale) -> None:
+def set_advantages(groups: Sequence[Group], scale: Scale, baseline: Baseline = "group") -> None:
     """Advantages from the judgements' totals; groups whose rewards are all equal are marked."""
     reward_PG = torch.tensor([[j.total for j in group.judgements] for group in groups], dtype=torch.float64)
-    advantages, equal = group_advantages(reward_PG, scale=scale), equal_groups(reward_PG)
+    characters = [group.prompt.card_id for group in groups]
+    advantages = group_advantages(reward_PG, baseline=baseline, scale=scale, characters=characters)
+    equal = equal_groups(reward_PG)
     for group, row, same in zip(groups, advantages.tolist(), equal.tolist(), strict=True):
         group.advantages, group.equal = row, same
 

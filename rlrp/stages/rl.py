@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rlrp.algorithms import ALGORITHMS
 from rlrp.cards import CharacterCard
 from rlrp.config import Config, WorkerConfig, fingerprint
 from rlrp.dialogue import Message, UserPrompt, read_dialogues, resolve
@@ -58,7 +59,7 @@ class PromptOrder:
 
 
 def learner_settings(config: Config, model: str, general: Sequence[TokenGroup] = ()) -> LearnerSettings:
-    rl = config.rl
+    rl, algorithm = config.rl, ALGORITHMS[config.rl.algorithm]
     return LearnerSettings(
         model=model,
         chat_template=config.chat_template,
@@ -67,7 +68,9 @@ def learner_settings(config: Config, model: str, general: Sequence[TokenGroup] =
         learning_rate=rl.learning_rate,
         warmup_steps=rl.warmup_steps,
         max_grad_norm=rl.max_grad_norm,
-        aggregate=rl.algorithm,
+        aggregate=algorithm.aggregate,
+        surrogate=algorithm.surrogate,
+        ratio=algorithm.ratio,
         clip_low=rl.clip_low,
         clip_high=rl.clip_high,
         temperature=rl.temperature,
@@ -176,7 +179,16 @@ def loop_settings(config: Config) -> LoopSettings:
     sampling = SamplingSettings(max_new_tokens=rl.max_new_tokens, temperature=rl.temperature)
     # Merged and unmerged adapters round differently, in bfloat16 visibly so.
     gap = 0.01 if rl.dtype == "float32" else 0.25
-    return LoopSettings(rl.steps, rl.group_size, sampling, config.seed, rl.advantage_scale, rl.checkpoint_every, gap)
+    return LoopSettings(
+        steps=rl.steps,
+        group_size=rl.group_size,
+        sampling=sampling,
+        seed=config.seed,
+        baseline=ALGORITHMS[rl.algorithm].baseline,
+        advantage_scale=rl.advantage_scale,
+        checkpoint_every=rl.checkpoint_every,
+        max_logp_gap=gap,
+    )
 
 
 def _checkpoint(

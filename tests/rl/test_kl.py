@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlrp.rl.kl import Estimator, KlController, kl_estimate
+from rlrp.rl.advantages import group_advantages
+from rlrp.rl.kl import Estimator, KlController, kl_estimate, penalised_rewards, token_rewards
+
+from .trl_lines import trl_lines
 
 vectors = st.integers(0, 10**6).map(lambda seed: torch.randn(3, 7, generator=torch.Generator().manual_seed(seed)))
 
@@ -73,6 +77,81 @@ def test_equal_policies_have_no_kl(estimator: Any) -> None:
 def test_the_unbiased_form_needs_the_samplers_log_probabilities() -> None:
     with pytest.raises(ValueError, match="old_logp"):
         kl_estimate(torch.zeros(1), torch.zeros(1), "k3_unbiased")
+
+
+# -- in the reward -------------------------------------------------------------------------------------------------
+
+
+def test_in_the_reward_by_hand() -> None:
+    # k1: 0.5, -0.25, and 2 of the third; the second completion is empty.
+    logp, ref = torch.tensor([-1.0, -1.0, -1.0]), torch.tensor([-1.5, -0.75, -3.0])
+    reward, lengths = torch.tensor([1.0, 7.0, 3.0], dtype=torch.float64), torch.tensor([2, 0, 1])
+    summed = penalised_rewards(reward, logp, ref, lengths, 0.5)
+    assert summed.dtype == torch.float64
+    assert summed.tolist() == pytest.approx([1 - 0.5 * 0.25, 7, 3 - 0.5 * 2])
+    assert token_rewards(reward, logp, ref, lengths, 0.5).tolist() == pytest.approx([-0.25, 1 + 0.125, 3 - 1])
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=5), st.sampled_from([0.0, 0.1, 2.0]), st.integers(0, 10**6))
+def test_tokens_sum_to_their_completions(lengths: list[int], coef: float, seed: int) -> None:
+    torch.manual_seed(seed)
+    logp, ref = torch.randn(2, sum(lengths), dtype=torch.float64)
+    reward, counts = torch.randn(len(lengths), dtype=torch.float64), torch.tensor(lengths)
+    tokens = token_rewards(reward, logp.requires_grad_(), ref, counts, coef)
+    summed = penalised_rewards(reward, logp, ref, counts, coef)
+    assert not tokens.requires_grad and not summed.requires_grad
+    for part, total, length in zip(tokens.split(lengths), summed, lengths, strict=True):
+        if length:
+            torch.testing.assert_close(part.sum(), total)
+    torch.testing.assert_close(summed[counts == 0], reward[counts == 0])
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 10**6))
+def test_its_policy_gradient_is_that_of_the_kl_of_texts(seed: int) -> None:
+    """All texts of two tokens, enumerated: REINFORCE with the penalty alone as reward is the exact gradient."""
+    torch.manual_seed(seed)
+    first, second, ref_first, ref_second = (torch.randn(shape, dtype=torch.float64) for shape in ((3,), (3, 3)) * 2)
+    theta = (first.requires_grad_(), second.requires_grad_())
+    texts = [(a, b) for a in range(3) for b in range(3)]
+
+    def logps(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:  # [texts, 2]
+        return torch.stack([torch.stack([one.log_softmax(-1)[a], two[a].log_softmax(-1)[b]]) for a, b in texts])
+
+    logp, ref = logps(*theta), logps(ref_first, ref_second)
+    whole, chance = logp.sum(1), logp.sum(1).exp()
+    exact = torch.autograd.grad((chance * (whole - ref.sum(1))).sum(), theta, retain_graph=True)
+    lengths = torch.full((9,), 2)
+    penalty = penalised_rewards(torch.zeros(9, dtype=torch.float64), logp.flatten(), ref.flatten(), lengths, 1.0)
+    ours = torch.autograd.grad(-(chance.detach() * penalty * whole).sum(), theta)
+    torch.testing.assert_close(ours, exact)
+
+
+@given(st.integers(1, 3), st.integers(2, 4), st.integers(0, 10**6))
+def test_in_the_reward_as_trl_does_for_rloo(prompts: int, completions: int, seed: int) -> None:
+    from trl import RLOOTrainer
+
+    torch.manual_seed(seed)
+    rows, longest = prompts * completions, 4
+    lengths = torch.randint(1, longest + 1, (rows,))
+    mask = torch.arange(longest)[None] < lengths[:, None]
+    old, ref = torch.randn(2, rows, longest, dtype=torch.float64)
+    reward = torch.randn(prompts, completions, dtype=torch.float64)
+    names = {
+        "self": SimpleNamespace(beta=0.3, normalize_advantages=False),
+        "rewards": reward.flatten(),
+        "old_per_token_logps": old,
+        "ref_per_token_logps": ref,
+        "completion_mask": mask,
+        "gather": lambda x: x,
+        "num_generations": completions,
+    }
+    theirs = trl_lines(
+        RLOOTrainer, "if self.beta != 0.0:\n            # RLOO uses the first-order", "is_std_zero =", names
+    )
+    penalised = penalised_rewards(reward.flatten(), old[mask], ref[mask], lengths, 0.3).view_as(reward)
+    ours = group_advantages(penalised, baseline="leave_one_out", scale="none")
+    torch.testing.assert_close(ours.flatten(), theirs, atol=1e-7, rtol=1e-7)
 
 
 # -- the controller ------------------------------------------------------------------------------------------------

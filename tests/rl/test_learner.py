@@ -106,27 +106,42 @@ def test_two_steps_raise_what_was_rewarded(settings: LearnerSettings, drawn: lis
     assert second["kl_coef"] == 0
 
 
-@pytest.mark.parametrize("aggregate", ["grpo", "dr_grpo"])
+KINDS: list[Any] = [
+    ("clip", "token", "grpo"),
+    ("clip", "token", "dr_grpo"),
+    ("clip", "token", "token"),
+    ("clip", "sequence", "grpo"),
+    ("clip", "trajectory", "grpo"),
+    ("cispo", "token", "token"),
+]
+
+
+@pytest.mark.parametrize(("surrogate", "of", "aggregate"), KINDS)
 def test_the_gradient_is_that_of_the_objective_written_out(
-    settings: LearnerSettings, drawn: list[TrainGroup], aggregate: Any
+    settings: LearnerSettings, drawn: list[TrainGroup], surrogate: Any, of: Any, aggregate: Any
 ) -> None:
     """Every completion alone through PEFT's plain forward, the formula of the paper, autograd."""
-    learner = Learner(replace(settings, aggregate=aggregate, max_grad_norm=1e9, kl_coef=0.7))
+    settings = replace(settings, surrogate=surrogate, ratio=of, aggregate=aggregate)
+    learner = Learner(replace(settings, max_grad_norm=1e9, kl_coef=0.7))
     random_adapter(learner)
     model = copy.deepcopy(learner.model)
     model.get_base_model().set_attn_implementation("eager")
 
     objective, rows = torch.zeros(()), [(g, c) for g in drawn for c in range(3)]
+    tokens_in_all = sum(len(g.completions[c]) for g, c in rows)
     for group, c in rows:
         tokens = [TokenGroup(group.prompt, (group.completions[c],))]
         logp = plain_logprobs(model, tokens, TEMPERATURE)
         with torch.no_grad(), model.disable_adapter():
             reference = plain_logprobs(model, tokens, TEMPERATURE)
-        ratio = torch.exp(logp - torch.tensor(group.logps[c]))
-        surrogate = torch.minimum(ratio * group.advantages[c], ratio.clamp(0.8, 1.2) * group.advantages[c])
-        kl = ratio * (torch.exp(reference - logp) - (reference - logp) - 1)
-        length = len(logp) if aggregate == "grpo" else settings.max_new_tokens
-        objective = objective + (-surrogate + 0.7 * kl).sum() / length / len(rows)
+        apart = logp - torch.tensor(group.logps[c])
+        ratio = torch.exp({"token": apart, "sequence": apart.mean(), "trajectory": apart.sum()}[of])
+        gain = torch.minimum(ratio * group.advantages[c], ratio.clamp(0.8, 1.2) * group.advantages[c])
+        if surrogate == "cispo":
+            gain = ratio.detach().clamp(0.8, 1.2) * group.advantages[c] * logp
+        kl = torch.exp(apart) * (torch.exp(reference - logp) - (reference - logp) - 1)
+        per_completion = {"grpo": len(logp), "dr_grpo": settings.max_new_tokens, "token": tokens_in_all / len(rows)}
+        objective = objective + (-gain + 0.7 * kl).sum() / per_completion[aggregate] / len(rows)
     objective.backward()
 
     seen, report = gradients(learner, drawn)
@@ -137,11 +152,15 @@ def test_the_gradient_is_that_of_the_objective_written_out(
             assert (seen[name] - parameter.grad).norm() <= 1e-4 * parameter.grad.norm(), name
 
 
-@pytest.mark.parametrize("budget", [1, 20, 35])
-@pytest.mark.parametrize("share_prefix", [True, False])
+@pytest.mark.parametrize(
+    ("budget", "share_prefix", "kind"),
+    [(budget, share, KINDS[0]) for budget in (1, 20, 35) for share in (True, False)]
+    + [(20, True, kind) for kind in KINDS[1:]],
+)
 def test_neither_gradient_nor_report_depend_on_the_split(
-    settings: LearnerSettings, drawn: list[TrainGroup], budget: int, share_prefix: bool
+    settings: LearnerSettings, drawn: list[TrainGroup], budget: int, share_prefix: bool, kind: Any
 ) -> None:
+    settings = replace(settings, surrogate=kind[0], ratio=kind[1], aggregate=kind[2])
     # An empty completion and a group of one are in the batch, too.
     groups = [
         *drawn,

@@ -137,6 +137,25 @@ def test_a_sampler_that_parts_from_the_learner_stops_the_run_after_the_step_is_l
     assert not [e for e in house.events if e.startswith("checkpoint")]
 
 
+@pytest.mark.parametrize(
+    ("baseline", "scale", "expected"),
+    [
+        ("group", "none", [[-1.0, 1.0], [-2.0, 2.0]]),
+        ("leave_one_out", "none", [[-2.0, 2.0], [-4.0, 4.0]]),
+        # Both prompts are one character's: mean 2.5, squared distances 6.25 + 0.25 + 0.25 + 12.25 = 19; / 3.
+        ("group", "character", [[x / (19 / 3) ** 0.5 for x in row] for row in ([-1, 1], [-2, 2])]),
+        ("none", "whiten", [[x / (19 / 3) ** 0.5 for x in row] for row in ([-2.5, -0.5], [-0.5, 3.5])]),
+    ],
+)
+def test_the_algorithms_baseline_and_scale_reach_the_advantages(
+    baseline: Any, scale: Any, expected: list[list[float]]
+) -> None:
+    groups = [judged([0.0, 2.0]), judged([2.0, 6.0])]
+    set_advantages(groups, scale, baseline)
+    for group, row in zip(groups, expected, strict=True):
+        assert group.advantages == pytest.approx(row, rel=1e-3)
+
+
 def test_a_missing_group_is_noticed() -> None:
     house = House()
     house.judge = lambda groups: [[Judgement(0.0, {})] * 4]  # type: ignore[method-assign]
