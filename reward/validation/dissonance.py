@@ -94,6 +94,9 @@ def _pairs(term: DissonanceTerm, pairs: Sequence[MatchedPair], seed: int) -> dic
         "d": (_parts(good, "d"), _parts(bad, "d")),
         "term's value": ([-_value(s) for s in good], [-_value(s) for s in bad]),
     }
+    for name, sign in (("R", -1.0), ("S", 1.0)):  # only a term with a language model has these
+        if any(name in score.parts for score in good):
+            columns[name] = tuple([sign * part for part in _parts(side, name)] for side in (good, bad))  # type: ignore[assignment]
     rows = [(features(p.in_role), features(p.faulty)) for p in pairs]
     for name in _RULES:
         at, sign = NAMES.index(name), -1.0 if name == "K" else 1.0
