@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rlrp.errors import UserError
+from rlrp.errors import UserError, first_line
 from rlrp.lm.load import resolve_model
 
 Floats = NDArray[np.float32]
@@ -170,5 +170,4 @@ def _load(path: str, spec: str, device: str) -> Any:
             return SentenceTransformer(modules=[transformer, pooling], device=device)
         return SentenceTransformer(path, device=device)
     except (OSError, ValueError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"cannot load the encoder {spec}: {reason[:200]}", place="encoder") from error
+        raise UserError(f"cannot load the encoder {spec}: {first_line(error, 200)}", place="encoder") from error

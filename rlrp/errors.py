@@ -25,5 +25,10 @@ class UserError(Exception):
         return _rebuild, (self.message, self.file, self.place)
 
 
+def first_line(error: Exception, limit: int) -> str:
+    """What a library's error begins with, at most ``limit`` characters; its type if it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:limit]
+
+
 def _rebuild(message: str, file: str | None, place: str | None) -> UserError:
     return UserError(message, file=file, place=place)

@@ -12,6 +12,7 @@ from reward.dissonance.features import NAMES, Features, features, speech_feature
 from reward.dissonance.lite import WEIGHTS, Weights, load_weights
 from reward.dissonance.prompts import request_of
 from reward.dissonance.scorer import Registers, Scorer
+from reward.per_card import PerCard
 from reward.spans import is_novel_style, join, split_spans
 from rlrp.cards import CharacterCard
 from rlrp.dialogue import Sample
@@ -23,7 +24,6 @@ _HALF_EVIDENCE = 8.0
 """Units of speech at which the evidence is one half."""
 _OWN_STYLE_LIMIT = 0.8
 _OWN_STYLE_UNITS = 12
-_CARDS_REMEMBERED = 256
 
 
 class DissonanceTerm:
@@ -57,7 +57,7 @@ class DissonanceTerm:
         self._weights = load_weights(weights or WEIGHTS)
         self._scorer = scorer
         self._soften = soften
-        self._own_style: dict[int, tuple[CharacterCard, float]] = {}
+        self._card_style = PerCard(self._median_style)
 
     def score(self, samples: Sequence[Sample]) -> list[TermScore]:
         """Score samples in order; parts are d, evidence, K, S_rule, tau and, with a language model, R and S."""
@@ -89,16 +89,8 @@ class DissonanceTerm:
             return TermScore(0.0, (), parts)
         return TermScore(value, _reasons(found, d), parts, tuple(_places(sample.reply, found.offending)))
 
-    def _card_style(self, card: CharacterCard) -> float:
-        """The median d of what the card lets the character say, at most 0.8; 0 without enough of it."""
-        known = self._own_style.get(id(card))
-        if known is None or known[0] is not card:
-            if len(self._own_style) >= _CARDS_REMEMBERED:
-                self._own_style.clear()
-            known = self._own_style[id(card)] = (card, min(_OWN_STYLE_LIMIT, self._median_style(card)))
-        return known[1]
-
     def _median_style(self, card: CharacterCard) -> float:
+        """The median d of what the card lets the character say, at most 0.8; 0 without enough of it."""
         novel = is_novel_style(card)
         lines = re.findall(r"\{\{char\}\}\s*[:：]\s*(.*)", card.examples)
         scores = []
@@ -106,7 +98,7 @@ class DissonanceTerm:
             found = speech_features(join(line, split_spans(line, novel=novel), "speech"), card)
             if found is not None and found.length >= _OWN_STYLE_UNITS and found.language in self._weights:
                 scores.append(self._weights[found.language].dissonance(found.values))
-        return median(scores) if scores else 0.0
+        return min(_OWN_STYLE_LIMIT, median(scores)) if scores else 0.0
 
 
 def _places(reply: str, clauses: Sequence[str]) -> Iterator[tuple[int, int]]:

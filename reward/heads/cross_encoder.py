@@ -21,7 +21,7 @@ from reward.heads.settings import HeadOptions
 from reward.negatives import Example
 from reward.text import Language
 from rlrp.dialogue.types import Sample
-from rlrp.errors import UserError
+from rlrp.errors import UserError, first_line
 from rlrp.lm.load import resolve_model
 from rlrp.protocols import TermScore
 
@@ -177,8 +177,9 @@ def load_encoder(
             **own,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"cannot load the cross-encoder {name or path}: {reason[:200]}", place="reward.base") from error
+        raise UserError(
+            f"cannot load the cross-encoder {name or path}: {first_line(error, 200)}", place="reward.base"
+        ) from error
     if encoder.num_labels != labels:
         raise ValueError(f"{FOLDER} gives {encoder.num_labels} logits, expected {labels}")
     return encoder

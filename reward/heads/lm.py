@@ -26,14 +26,14 @@ from reward.heads.settings import HeadOptions
 from reward.negatives import Example
 from reward.text import Language
 from rlrp.dialogue.types import Sample
-from rlrp.errors import UserError
+from rlrp.errors import UserError, first_line
 from rlrp.files import sha256_file
 from rlrp.lm.adapters import AdapterState, LoraSettings, adapter_state, add_lora
 from rlrp.lm.frozen import speed_up_frozen_linears
 from rlrp.lm.load import resolve_model
 from rlrp.lm.scoring import TokenGroup, completion_hidden, micro_batches
 from rlrp.lm.self_check import use_shared_prefix
-from rlrp.lm.shared_prefix import decoder_of
+from rlrp.lm.shared_prefix import keep_lower_layers
 from rlrp.protocols import TermScore
 
 Floats = NDArray[np.float32]
@@ -210,12 +210,8 @@ def load_base(spec: str, depth: float, device: str = "auto", *, accept_terms: bo
         tokenizer = AutoTokenizer.from_pretrained(path)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True).to(place)
     except (OSError, ValueError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"cannot load {spec}: {reason[:200]}", place="reward.base") from error
-    decoder = decoder_of(model)
-    kept = max(1, round(depth * len(decoder.layers)))
-    decoder.layers = decoder.layers[:kept]
-    decoder.config.num_hidden_layers = kept
+        raise UserError(f"cannot load {spec}: {first_line(error, 200)}", place="reward.base") from error
+    keep_lower_layers(model, depth)
     return model.eval(), tokenizer
 
 

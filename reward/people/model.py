@@ -23,7 +23,7 @@ from reward.people import columns
 from reward.people.columns import StyleColumns, style_names, wording
 from reward.people.reader import shared_reader
 from reward.spans import visible
-from reward.text import Language
+from reward.text import Language, lower_case
 from rlrp.dialogue.types import Sample
 from rlrp.errors import UserError
 from rlrp.protocols import TermScore
@@ -240,7 +240,7 @@ def _worst_wording(
     terms = model.vectorizer.get_feature_names_out()
     found: list[str] = []
     spans: list[tuple[int, int]] = []
-    low = _lower(reply)
+    low = lower_case(reply)
     for at in np.argsort(costs)[: 4 * _SHOWN]:
         term = str(terms[own.indices[at]])
         place = low.find(term)
@@ -252,11 +252,6 @@ def _worst_wording(
         if len(found) == _SHOWN:
             break
     return found, tuple(sorted(spans))
-
-
-def _lower(text: str) -> str:
-    """Lower case, as long as before: ``"İ".lower()`` is two characters, and every place behind it would move."""
-    return "".join(low if len(low := character.lower()) == 1 else character for character in text)
 
 
 def _restore(

@@ -18,7 +18,7 @@ from rlrp.dialogue.types import Sample
 from rlrp.lm.load import load_model
 from rlrp.lm.scoring import TokenGroup, completion_hidden, micro_batches
 from rlrp.lm.self_check import use_shared_prefix
-from rlrp.lm.shared_prefix import decoder_of
+from rlrp.lm.shared_prefix import keep_lower_layers
 
 Floats = NDArray[np.float32]
 _MESSAGES = 3
@@ -42,10 +42,7 @@ class Reader:
         self.spec = spec
         lm = load_model(spec, accept_terms=accept_terms)
         self._model, self._tokenizer = lm.model, lm.tokenizer
-        decoder = decoder_of(self._model)
-        kept = max(1, round(depth * len(decoder.layers)))
-        decoder.layers = decoder.layers[:kept]
-        decoder.config.num_hidden_layers = kept
+        keep_lower_layers(self._model, depth)
         use_shared_prefix(self._model)
         self.dimension = int(self._model.get_input_embeddings().embedding_dim)
         self._newline = tuple(self._tokenizer("\n", add_special_tokens=False)["input_ids"][-1:])

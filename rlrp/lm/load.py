@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from rlrp.errors import UserError
+from rlrp.errors import UserError, first_line
 from rlrp.files import read_json
 from rlrp.lm.chat import ChatFormat, set_chat_template
 from rlrp.lm.packaged import PREFIX, ensure_packaged, is_packaged, packaged_model
@@ -55,7 +55,7 @@ def load_tokenizer(spec: str, *, chat_template: str | None = None, accept_terms:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot load the tokenizer of {spec}: {_first_line(error)}", place="model") from error
+        raise UserError(f"cannot load the tokenizer of {spec}: {first_line(error, 300)}", place="model") from error
     if chat_template is None and is_packaged(spec):
         chat_template = _OWN_TEMPLATE.get(packaged_model(spec).name)
     set_chat_template(tokenizer, chat_template, model=spec)
@@ -91,7 +91,7 @@ def _load_weights(path: str, spec: str, dtype: torch.dtype) -> Any:
     try:
         return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"cannot load {spec}: {_first_line(error)}", place="model") from error
+        raise UserError(f"cannot load {spec}: {first_line(error, 300)}", place="model") from error
 
 
 def _is_adapter(path: str) -> bool:
@@ -119,8 +119,4 @@ def _load_adapter(path: str, dtype: torch.dtype) -> Any:
     try:
         return PeftModel.from_pretrained(model, path).merge_and_unload()
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"cannot load the adapter {path}: {_first_line(error)}", place="model") from error
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
+        raise UserError(f"cannot load the adapter {path}: {first_line(error, 300)}", place="model") from error

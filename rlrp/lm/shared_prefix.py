@@ -222,6 +222,14 @@ def decoder_of(model: Any) -> Any:
     return base.get_decoder() if hasattr(base, "get_decoder") else base.model
 
 
+def keep_lower_layers(model: Any, share: float) -> None:
+    """Cut the decoder to the lower ``share`` of its layers, in (0, 1], at least one."""
+    decoder = decoder_of(model)
+    kept = max(1, round(share * len(decoder.layers)))
+    decoder.layers = decoder.layers[:kept]
+    decoder.config.num_hidden_layers = kept
+
+
 def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
     """Causal self-attention of one prefix: q [H, P, D], k and v [K, P, D]."""
     length = q.shape[1]
