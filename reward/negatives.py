@@ -139,6 +139,16 @@ def turns(dialogue: Dialogue) -> list[tuple[tuple[Message, ...], str]]:
     return [(tuple(said[:at]), m.content) for at, m in enumerate(said) if m.role == "assistant" and at]
 
 
+def replies_of(dialogues: Iterable[Dialogue]) -> list[Sample]:
+    """Every reply of the dialogues that have a card."""
+    return [
+        Sample(dialogue.card, before, reply)
+        for dialogue in dialogues
+        if dialogue.card is not None
+        for before, reply in turns(dialogue)
+    ]
+
+
 def _positives(character: Character) -> list[Example]:
     card, slug = character.card, character.slug
     found = [Sample(card, before, reply) for dialogue in character.dialogues for before, reply in turns(dialogue)]

@@ -97,7 +97,7 @@ def train_reward(
     _write_reward(out, settings, {"in_character": report["in_character"]["mean_in_role"]})
     if held_out:
         say("measuring every term")
-        report["reward"] = validate_reward(out / "reward.yaml", pool, base_replies, seed=seed, show=True)
+        report["reward"] = validate_reward(out / "reward.yaml", pool, base_replies, seed=seed)
         _write_reward(out, settings, {n: own["mean_in_role"] for n, own in report["reward"]["terms"].items()})
     else:
         print_figures({n: report[n] for n in ("in_character", "judge")}, report["in_character"]["length_auc"])

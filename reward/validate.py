@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reward.composite import CompositeReward
 from reward.config import load_reward
 from reward.features import visible_text
 from reward.measures import auc, bootstrap_interval, brier, calibration_error, pair_accuracy
@@ -18,13 +17,14 @@ from reward.negatives import IN_ROLE, BaseReply, Character, Example, build_examp
 from reward.text import units
 from rlrp.dialogue import Message, Pool, Sample
 from rlrp.errors import UserError
-from rlrp.protocols import TermScore
+from rlrp.protocols import Judgement, TermScore
 
 Floats = NDArray[np.float64]
 _DIGITS = 4
 PROBABILITIES = frozenset({"in_character", "judge"})
 """Terms whose values are probabilities, so that calibration can be measured."""
 
+T = TypeVar("T")
 Score = Callable[[Sequence[Sample]], Sequence[float | None]]
 
 
@@ -96,36 +96,66 @@ def values_of(term_score: Callable[[Sequence[Sample]], Sequence[TermScore]]) -> 
     return lambda samples: [score.value for score in term_score(samples)]
 
 
+def remembering(score: Callable[[Sequence[Sample]], Sequence[T]]) -> Callable[[Sequence[Sample]], list[T]]:
+    """``score`` that reads each sample once: a large head takes minutes for an exam. Samples are told by identity."""
+    known: dict[int, tuple[Sample, T]] = {}
+
+    def scored(samples: Sequence[Sample]) -> list[T]:
+        missing = [sample for sample in samples if id(sample) not in known]
+        for sample, found in zip(missing, score(missing) if missing else (), strict=True):
+            known[id(sample)] = (sample, found)
+        return [known[id(sample)][1] for sample in samples]
+
+    return scored
+
+
+Judge = Callable[[Sequence[Sample]], Sequence[Judgement]]
+
+
 def validate_reward(
-    reward_yaml: str | Path,
-    pool: Pool,
-    base_replies: Iterable[BaseReply] = (),
-    *,
-    seed: int = 0,
-    show: bool = True,
+    reward_yaml: str | Path, pool: Pool, base_replies: Iterable[BaseReply] = (), *, seed: int = 0
 ) -> dict[str, Any]:
     """Measure every term of a reward, and the total, on the pool's held-out characters; print a table.
 
     Returns:
-        ``{"terms": {name: figures}, "total": figures, "length_auc": ...}``, figures as of :func:`measure`.
+        What :func:`measure_terms` does.
 
     Raises:
         UserError: the pool holds no character out, or the reward cannot be loaded.
     """
     composite = load_reward(reward_yaml)
+    exam, judge = held_out_exam(pool, base_replies, seed=seed), remembering(composite.score_one_by_one)
+    figures = measure_terms(judge, exam, seed=seed)
+    print_figures({**figures["terms"], "total": figures["total"]}, figures["length_auc"])
+    return figures
+
+
+def held_out_exam(pool: Pool, base_replies: Iterable[BaseReply] = (), *, seed: int = 0) -> Exam:
+    """The exam of the pool's held-out characters.
+
+    Raises:
+        UserError: there are none with dialogues or contrasts.
+    """
     characters = characters_of(pool, held_out=True)
     if not any(character.dialogues or character.contrasts for character in characters):
         raise UserError("no held-out characters with dialogues or contrasts to measure on", place="held_out")
-    exam = Exam.of(characters, list(base_replies), seed=seed)
-    terms = {
-        term.name: measure(values_of(term.score), exam, probability=term.name in PROBABILITIES, seed=seed)
-        for term, _, _ in composite.terms
-    }
-    total = measure(lambda samples: [j.total for j in composite.score_one_by_one(samples)], exam, probability=False)
-    length_auc = length_baseline(exam)
-    if show:
-        print_figures({**terms, "total": total}, length_auc)
-    return {"terms": terms, "total": total, "length_auc": length_auc}
+    return Exam.of(characters, list(base_replies), seed=seed)
+
+
+def measure_terms(judge: Judge, exam: Exam, *, seed: int = 0) -> dict[str, Any]:
+    """Figures of every term and of the total; ``judge`` is asked about each sample several times, so let it remember.
+
+    Returns:
+        ``{"terms": {name: figures}, "total": figures, "length_auc": ...}``, figures as of :func:`measure`.
+    """
+
+    def of_term(name: str) -> Score:
+        return lambda samples: [judgement.terms[name] for judgement in judge(samples)]
+
+    names = judge([example.sample for example in exam.examples])[0].terms if exam.examples else ()
+    terms = {name: measure(of_term(name), exam, probability=name in PROBABILITIES, seed=seed) for name in names}
+    total = measure(lambda samples: [judgement.total for judgement in judge(samples)], exam, probability=False)
+    return {"terms": terms, "total": total, "length_auc": length_baseline(exam)}
 
 
 @dataclass(frozen=True)
@@ -137,17 +167,16 @@ class Curves:
     calibration: dict[str, dict[str, Any]]
 
 
-def curves(composite: CompositeReward, pool: Pool, *, seed: int = 0) -> Curves:
-    """ROC and calibration of the trained terms, the total and length on the pool's held-out characters."""
+def curves(judge: Judge, exam: Exam) -> Curves:
+    """ROC and calibration of the trained terms, the total and length."""
     from reward.people.figures import calibration
 
-    exam = Exam.of(characters_of(pool, held_out=True), seed=seed)
     samples = [example.sample for example in exam.examples]
-    judged = composite.score_one_by_one(samples)
+    judged = judge(samples)
     scores: dict[str, list[float | None]] = {"total": [judgement.total for judgement in judged]}
-    for term, _, _ in composite.terms:
-        if term.name in PROBABILITIES:
-            scores[term.name] = [judgement.terms[term.name] for judgement in judged]
+    for name in judged[0].terms if judged else ():
+        if name in PROBABILITIES:
+            scores[name] = [judgement.terms[name] for judgement in judged]
     scores["length alone"] = [float(units(visible_text(sample.reply))) for sample in samples]
     languages = np.array([sample.card.language for sample in samples])
     labels = np.array([example.label for example in exam.examples])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from reward.dissonance.lite import Weights, cross_validate, fit_lite, save_weights
 from reward.dissonance.ngrams import LEXICONS, NgramRegister, fit_ngrams, ngram_register, save_ngrams
-from reward.negatives import turns
+from reward.negatives import replies_of
 from reward.spans import join, split_spans
 from reward.text import Language
 from rlrp.dialogue import Message, Pool, Sample, load_pool
@@ -31,13 +31,7 @@ def pairs_and_lines(pool: Pool) -> tuple[list[tuple[Sample, Sample]], list[Sampl
         if contrast.kind == "biography":
             card, before = pool.cards[contrast.card_slug], (Message("user", contrast.user),)
             pairs.append((Sample(card, before, contrast.in_role), Sample(card, before, contrast.faulty)))
-    lines = [
-        Sample(dialogue.card, tuple(before), reply)
-        for dialogue in pool.dialogues
-        if dialogue.card is not None
-        for before, reply in turns(dialogue)
-    ]
-    return pairs, lines
+    return pairs, replies_of(pool.dialogues)
 
 
 def main() -> None:

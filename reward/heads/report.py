@@ -12,9 +12,7 @@ from reward.heads.figures import Scorer, adversarial_figures, adversarial_pairs,
 from reward.in_character import InCharacterTerm
 from reward.negatives import BaseReply, Character, Example, build_examples
 from reward.settings import RewardSettings
-from reward.validate import Exam, length_baseline, measure, values_of
-from rlrp.dialogue import Sample
-from rlrp.protocols import TermScore
+from reward.validate import Exam, length_baseline, measure, remembering, values_of
 
 
 def training_examples(
@@ -59,7 +57,7 @@ def in_character_figures(
     term: InCharacterTerm, characters: Sequence[Character], base_replies: Sequence[BaseReply], seed: int
 ) -> dict[str, Any]:
     """The same, and of each of the ``faults`` and of the ``adversarial`` pairs about these characters."""
-    exam, score = Exam.of(characters, base_replies, seed=seed), _remembering(term.score)
+    exam, score = Exam.of(characters, base_replies, seed=seed), remembering(term.score)
     pairs = adversarial_pairs({character.slug: character.card for character in characters})
     return {
         **_figures(score, exam, seed),
@@ -93,16 +91,3 @@ def _figures(score: Scorer, exam: Exam, seed: int) -> dict[str, Any]:
         **measure(values_of(score), exam, probability=True, seed=seed),
         "length_auc": length_baseline(exam),
     }
-
-
-def _remembering(score: Scorer) -> Scorer:
-    """``score`` that reads each sample once: a large head takes minutes for an exam. Samples are told by identity."""
-    known: dict[int, tuple[Sample, TermScore]] = {}
-
-    def scored(samples: Sequence[Sample]) -> list[TermScore]:
-        missing = [sample for sample in samples if id(sample) not in known]
-        for sample, found in zip(missing, score(missing) if missing else (), strict=True):
-            known[id(sample)] = (sample, found)
-        return [known[id(sample)][1] for sample in samples]
-
-    return scored

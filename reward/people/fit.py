@@ -87,6 +87,11 @@ class Table:
         reading, scale = _scaled(np.concatenate(rows))
         return replace(self, columns=replace(self.columns, reading=reading), reading_scale=scale, reader=reader)
 
+    def unread(self) -> Table:
+        """The same ratings without what a language model read."""
+        none, no_scale = np.zeros((len(self.ratings), 0), np.float32), np.zeros((2, 0), np.float32)
+        return replace(self, columns=replace(self.columns, reading=none), reading_scale=no_scale, reader="")
+
     @property
     def dimensions(self) -> NDArray[np.object_]:
         return np.array([rating.dimension for rating in self.ratings], dtype=object)

@@ -61,9 +61,9 @@ def train_on_ratings(config: RatingsConfig) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class CrossValidated:
-    """The models of all languages, and what validation.json holds of them."""
+    """The ratings and models of all languages, and what validation.json holds of them."""
 
-    ratings: list[Rating]
+    tables: dict[Language, Table]
     models: dict[Language, PeopleModel]
     report: dict[str, Any]
     drawn: dict[str, Any]
@@ -82,14 +82,16 @@ def cross_validate(config: RatingsConfig, say: Callable[[str], None]) -> CrossVa
         UserError: no data, too little of it, or a reader that cannot be loaded.
     """
     ratings = read_rated(config)
+    tables: dict[Language, Table] = {}
     models: dict[Language, PeopleModel] = {}
     report: dict[str, Any] = {"data": _described(ratings), "languages": {}, "readers": dict(config.readers)}
     drawn: dict[str, Any] = {"roc": {}, "calibration": {}, "agreement": {}}
     for language, own in by_language(ratings):
         say(f"{language}: {len(own)} ratings")
-        table = Table.of(language, own, config.readers.get(language) or "", accept_terms=config.accept_terms)
+        reader = config.readers.get(language) or ""
+        table = tables[language] = Table.of(language, own, reader, accept_terms=config.accept_terms)
         models[language], report["languages"][language] = _fit_language(table, config, drawn)
-    return CrossValidated(ratings, models, report, drawn)
+    return CrossValidated(tables, models, report, drawn)
 
 
 def read_rated(config: RatingsConfig) -> list[Rating]:

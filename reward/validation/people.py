@@ -58,24 +58,26 @@ def baselines(ratings: Sequence[Rating]) -> dict[str, Floats]:
     return scores
 
 
-def reader_curve(ratings: Sequence[Rating], config: RatingsConfig) -> dict[Language, dict[str, Mapping[str, Any]]]:
+def reader_curve(
+    tables: Mapping[Language, Table], config: RatingsConfig
+) -> dict[Language, dict[str, Mapping[str, Any]]]:
     """By language, the AUC of the people term by what reads the reply: nothing but n-grams and style, or a model.
 
     Shows whether a goal that small models miss is within reach of larger ones.
     """
     found: dict[Language, dict[str, Mapping[str, Any]]] = {}
     aim, others = aspects_of((), config.aim)[OVERALL]
-    for language, own in by_language(ratings):
-        base = Table.of(language, own, "")
-        folds = base.folds("character", config.seed)
-        steps = {"style and n-grams": base}
+    for language, known in tables.items():
+        folds = known.folds("character", config.seed)
+        steps = {"style and n-grams": known.unread()}
         for reader in config.curve:
-            steps[reader] = base.read_by(reader, accept_terms=config.accept_terms)
+            read = known.reader == reader  # already, for the term itself
+            steps[reader] = known if read else known.read_by(reader, accept_terms=config.accept_terms)
         found[language], cost = {}, config.register_cost.get(language, 0.0)
         for name, table in steps.items():
             scores = {name: fit_aspect(table, aim, others, folds, register=cost).left_out}
             if table.reader:
                 scores[f"{name} alone"] = fit_aspect(table, aim, others, folds, blocks=["reading"]).left_out
             for title, values in scores.items():
-                found[language][title] = agreement(values, own, config.aim, seed=config.seed)["auc"]
+                found[language][title] = agreement(values, known.ratings, config.aim, seed=config.seed)["auc"]
     return found

@@ -13,12 +13,12 @@ from rich.console import Console
 from reward import plots
 from reward.config import load_reward, reward_hash
 from reward.dissonance.score import DissonanceTerm
-from reward.negatives import turns
+from reward.negatives import replies_of
 from reward.people.ratings import read_ratings
 from reward.people.settings import RatingsConfig
 from reward.people.train import cross_validate
 from reward.text import Language
-from reward.validate import curves, validate_reward
+from reward.validate import curves, held_out_exam, measure_terms, remembering
 from reward.validation.best_of import Drawn, measure_best_of
 from reward.validation.contradiction import measure_contradiction
 from reward.validation.dissonance import measure_dissonance
@@ -81,8 +81,9 @@ def validate(request: Request) -> dict[str, Any]:
     request.out.mkdir(parents=True, exist_ok=True)
     if request.pool is not None and request.pool.held_out_cards:
         say("held-out characters")
-        report["held_out"] = validate_reward(request.reward, request.pool, seed=seed, show=False)
-        held_out = curves(composite, request.pool, seed=seed)
+        exam, judge = held_out_exam(request.pool, seed=seed), remembering(composite.score_one_by_one)
+        report["held_out"] = measure_terms(judge, exam, seed=seed)
+        held_out = curves(judge, exam)
         plots.draw_roc(request.out / "roc.png", held_out.roc)
         plots.draw_calibration(request.out / "calibration.png", held_out.calibration)
     else:
@@ -94,7 +95,7 @@ def validate(request: Request) -> dict[str, Any]:
         fitted.draw(request.out)
         if request.ratings.curve:
             say("what reads the replies")
-            report["curve"] = reader_curve(fitted.ratings, request.ratings)
+            report["curve"] = reader_curve(fitted.tables, request.ratings)
     if request.ratings is None and request.data is not None and (request.data / CHARACTERBENCH).is_dir():
         say("ratings, nothing fitted")
         rated = read_ratings(request.data / CHARACTERBENCH)
@@ -160,10 +161,5 @@ def _spoken(pool: Pool | None) -> list[Sample]:
     pool = pool or load_pool(
         cards=[f"builtin:cards/{la}" for la in _LANGUAGES], dialogues=[f"builtin:dialogues/{la}" for la in _LANGUAGES]
     )
-    found = [
-        Sample(dialogue.card, before, reply)
-        for dialogue in pool.dialogues
-        if dialogue.card is not None
-        for before, reply in turns(dialogue)
-    ]
+    found = replies_of(pool.dialogues)
     return (found * (1 + _SPEED_REPLIES // max(len(found), 1)))[:_SPEED_REPLIES]
