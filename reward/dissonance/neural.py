@@ -24,13 +24,14 @@ import torch
 
 from reward.dissonance.scorer import Registers
 from reward.dissonance.substitute import Offsets, Substitution, substitute
+from reward.script import script
 from reward.spans import join, reply_spans
 from reward.text import Language, language_of, sentences
 from rlrp.cards import CharacterCard
 from rlrp.dialogue.types import Sample
 from rlrp.lm.load import LanguageModel, load_model
 from rlrp.lm.prompts import role_play_messages
-from rlrp.lm.scoring import TokenGroup, micro_batches, token_logprobs
+from rlrp.lm.scoring import by_prompt, micro_batches, token_logprobs
 from rlrp.lm.self_check import use_shared_prefix
 
 CLIP = 3.0
@@ -38,8 +39,6 @@ _PROMPT_TOKENS, _SPEECH_TOKENS, _TOKEN_BUDGET = 700, 192, 2048
 _CARD, _MESSAGE, _MESSAGES = 600, 400, 3
 """Characters of the card and of each message, and messages, in the framing of a base model."""
 _ABOUT: dict[Language, str] = {"zh": "以下是关于{name}的介绍：\n", "en": "The following is a description of {name}:\n"}
-_COLON: dict[Language, str] = {"zh": "：", "en": ": "}
-_USER: dict[Language, str] = {"zh": "用户", "en": "User"}
 
 
 @dataclass(frozen=True)
@@ -165,31 +164,22 @@ def _score(
     lm: LanguageModel, prompts: Sequence[tuple[int, ...]], texts: Sequence[tuple[_Text, ...]]
 ) -> list[list[list[float]]]:
     """Log-probabilities, by reply, variant and token; replies to one prompt share it."""
-    places: dict[tuple[int, ...], list[tuple[int, int]]] = {}
-    for row, prompt in enumerate(prompts):
-        places.setdefault(prompt, []).extend((row, variant) for variant in range(len(texts[row])))
-    keys = sorted(places, key=len)
-    groups = [TokenGroup(key, tuple(texts[row][variant].ids for row, variant in places[key])) for key in keys]
+    rows = [(row, variant) for row, own in enumerate(texts) for variant in range(len(own))]
+    groups, places = by_prompt([prompts[row] for row, _ in rows], [texts[row][variant].ids for row, variant in rows])
     found: list[list[list[float]]] = [[[] for _ in own] for own in texts]
     with torch.no_grad():
         for part, where in micro_batches(groups, _TOKEN_BUDGET):
             logp = token_logprobs(lm.model, part).logp
             sizes = [len(completion) for group in part for completion in group.completions]
             for (group, completion), own in zip(where, logp.split(sizes), strict=True):
-                row, variant = places[keys[group]][completion]
+                row, variant = rows[places[group][completion]]
                 found[row][variant] = own.float().tolist()
     return found
 
 
 def _scene(lm: LanguageModel, sample: Sample) -> tuple[int, ...]:
     """The card and the conversation as a script, for a model that need not know a chat format."""
-    card = sample.card
-    name, colon = card.display_name, _COLON[card.language]
-    said = [
-        f"{_USER[card.language] if m.role == 'user' else name}{colon}{m.content[-_MESSAGE:]}"
-        for m in sample.messages[-_MESSAGES:]
-    ]
-    text = "\n".join([(card.description or name)[:_CARD], "", *said, f"{name}{colon}"])
+    text = script(sample, description=_CARD, message=_MESSAGE, messages=_MESSAGES)
     return tuple(lm.tokenizer(text)["input_ids"][-_PROMPT_TOKENS:])
 
 

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward.features import card_summary, visible_text
+from reward.script import COLON, USER
 from rlrp.dialogue.types import Sample
 
-_USER = {"zh": "用户", "en": "User"}
-_COLON = {"zh": "：", "en": ": "}
 _REPLY_SHARE = 3
 _EMPTY = "…"
 _CHARACTERS = 8000
@@ -35,8 +34,8 @@ class Cutter:
 
     def prompt(self, sample: Sample) -> str:
         """Card and messages, ending with the character's name where its reply begins."""
-        card, colon = sample.card, _COLON[sample.card.language]
-        user, name = _USER[card.language], card.display_name
+        card, colon = sample.card, COLON[sample.card.language]
+        user, name = USER[card.language], card.display_name
         last = [m for m in sample.messages if m.role != "system"][-self.messages :]
         said = [f"{user if m.role == 'user' else name}{colon}{m.content[-_CHARACTERS:]}" for m in last]
         talk = "\n".join([*said, f"{name}{colon.strip()}"])

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reward.script import script
 from reward.spans import visible
 from rlrp.dialogue.types import Sample
 from rlrp.lm.load import load_model
-from rlrp.lm.scoring import TokenGroup, completion_hidden, micro_batches
+from rlrp.lm.scoring import by_prompt, completion_hidden, micro_batches
 from rlrp.lm.self_check import use_shared_prefix
 from rlrp.lm.shared_prefix import keep_lower_layers
 
@@ -26,8 +27,6 @@ _CHARACTERS = {"zh": (160, 200), "en": (500, 500)}
 """Of the card's description (its beginning) and of each message (its end) that are read."""
 _PROMPT_TOKENS, _REPLY_TOKENS = 900, 256
 _TOKEN_BUDGET = 2048
-_USER = {"zh": "用户", "en": "User"}
-_COLON = {"zh": "：", "en": ": "}
 
 
 class Reader:
@@ -50,20 +49,18 @@ class Reader:
     def read(self, samples: Sequence[Sample]) -> Floats:
         """(N, hidden size), a row a sample; zeros for an empty reply."""
         rows = np.zeros((len(samples), self.dimension), np.float32)
-        places: dict[tuple[int, ...], list[int]] = {}
         replies = [self._reply_ids(sample) for sample in samples]
-        for at, sample in enumerate(samples):
-            if replies[at]:
-                places.setdefault(self._prompt_ids(sample), []).append(at)
-        prompts = sorted(places, key=len)
+        read = [at for at, reply in enumerate(replies) if reply]
         # The last token of a completion is not read, so each has one more.
-        groups = [TokenGroup(ids, tuple((*replies[at], *self._newline) for at in places[ids])) for ids in prompts]
+        groups, places = by_prompt(
+            [self._prompt_ids(samples[at]) for at in read], [(*replies[at], *self._newline) for at in read]
+        )
         with torch.no_grad():
             for part, where in micro_batches(groups, _TOKEN_BUDGET):
                 hidden = completion_hidden(self._model, part)
                 sizes = [len(completion) for group in part for completion in group.completions]
                 for (group, completion), own in zip(where, hidden.split(sizes), strict=True):
-                    rows[places[prompts[group]][completion]] = own[1:].mean(dim=0).float().numpy()
+                    rows[read[places[group][completion]]] = own[1:].mean(dim=0).float().numpy()
         return rows
 
     def _reply_ids(self, sample: Sample) -> tuple[int, ...]:
@@ -71,18 +68,9 @@ class Reader:
         return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"][:_REPLY_TOKENS]) if text else ()
 
     def _prompt_ids(self, sample: Sample) -> tuple[int, ...]:
-        return tuple(self._tokenizer(_context(sample))["input_ids"][-_PROMPT_TOKENS:])
-
-
-def _context(sample: Sample) -> str:
-    card, language = sample.card, sample.card.language
-    description, message = _CHARACTERS[language]
-    colon, name = _COLON[language], card.display_name
-    said = [
-        f"{_USER[language] if m.role == 'user' else name}{colon}{m.content[-message:]}"
-        for m in sample.messages[-_MESSAGES:]
-    ]
-    return "\n".join([f"{(card.description or name)[:description]}\n", *said, f"{name}{colon}"])
+        description, message = _CHARACTERS[sample.card.language]
+        text = script(sample, description=description, message=message, messages=_MESSAGES)
+        return tuple(self._tokenizer(text)["input_ids"][-_PROMPT_TOKENS:])
 
 
 @lru_cache(maxsize=2)

@@ -213,6 +213,17 @@ class _FrozenHeadLogp(torch.autograd.Function):
 _frozen_head_logp: Callable[..., Tensor] = _FrozenHeadLogp.apply
 
 
+def by_prompt(
+    prompts: Sequence[tuple[int, ...]], completions: Sequence[tuple[int, ...]]
+) -> tuple[list[TokenGroup], list[list[int]]]:
+    """The completions grouped by their prompts, short prompts first, and of each group's the places in the input."""
+    places: dict[tuple[int, ...], list[int]] = {}
+    for at, prompt in enumerate(prompts):
+        places.setdefault(prompt, []).append(at)
+    keys = sorted(places, key=len)
+    return [TokenGroup(key, tuple(completions[at] for at in places[key])) for key in keys], [places[k] for k in keys]
+
+
 def micro_batches(
     groups: Sequence[TokenGroup], token_budget: int, *, share_prefix: bool = True
 ) -> Iterator[tuple[list[TokenGroup], list[tuple[int, int]]]]:
