@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -62,6 +63,22 @@ def bootstrap_interval(
         return float("nan"), float("nan")
     low, high = np.percentile(finite, [_HALF_INTERVAL, 100 - _HALF_INTERVAL])
     return float(low), float(high)
+
+
+def figure(
+    measure: Callable[[NDArray[np.intp]], float], groups: Sequence[str], *, draws: int = 400, seed: int = 0
+) -> dict[str, Any]:
+    """``{"value", "ci95", "n"}`` of ``measure(rows)`` for JSON: over all rows, with :func:`bootstrap_interval`."""
+    if not len(groups):
+        return {"value": None, "ci95": [None, None], "n": 0}
+    low, high = bootstrap_interval(measure, groups, draws=draws, seed=seed)
+    value = rounded(measure(np.arange(len(groups))))
+    return {"value": value, "ci95": [rounded(low), rounded(high)], "n": len(groups)}
+
+
+def rounded(value: float) -> float | None:
+    """Four digits; None for what is not finite."""
+    return round(float(value), 4) if np.isfinite(value) else None
 
 
 def pair_accuracy(better: ArrayLike, worse: ArrayLike) -> float:

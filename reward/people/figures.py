@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reward.measures import auc, bootstrap_interval, calibration_error
+from reward.measures import auc, calibration_error, figure, rounded
 from reward.people.ratings import Rating
 from reward.spans import visible
 from reward.text import units
@@ -35,27 +35,21 @@ def agreement(scores: ArrayLike, ratings: Sequence[Rating], aim: Sequence[str], 
     for dimension in sorted(set(dimensions)):
         rows = np.flatnonzero((dimensions == dimension) & given)
         own = [ratings[row] for row in rows.tolist()]
-        found["spearman"][dimension] = _figure(spearman, labels[rows], values[rows], own, seed)
+        found["spearman"][dimension] = _over_characters(spearman, labels[rows], values[rows], own, seed)
         if dimension in aim:
             told = rows[(labels[rows] == LOW) | (labels[rows] >= HIGH)]
             own, good = [ratings[row] for row in told.tolist()], labels[told] >= HIGH
-            figure = _figure(auc, good, values[told], own, seed)
-            figure["within_generator"] = _rounded(within(good, values[told], [r.generator for r in own]))
-            figure["without_length"] = _rounded(auc(good, without_length(values[told], lengths(own))))
-            found["auc"][dimension] = figure
+            told_figure = _over_characters(auc, good, values[told], own, seed)
+            told_figure["within_generator"] = rounded(within(good, values[told], [r.generator for r in own]))
+            told_figure["without_length"] = rounded(auc(good, without_length(values[told], lengths(own))))
+            found["auc"][dimension] = told_figure
     return found
 
 
-def _figure(
+def _over_characters(
     measure: Callable[..., float], labels: NDArray[Any], values: Floats, own: Sequence[Rating], seed: int
 ) -> dict[str, Any]:
-    if not own:
-        return {"value": None, "ci95": [None, None], "n": 0}
-    low, high = bootstrap_interval(
-        lambda rows: measure(labels[rows], values[rows]), [r.character for r in own], seed=seed
-    )
-    value = _rounded(measure(labels, values))
-    return {"value": value, "ci95": [_rounded(low), _rounded(high)], "n": len(own)}
+    return figure(lambda rows: measure(labels[rows], values[rows]), [r.character for r in own], seed=seed)
 
 
 def spearman(first: ArrayLike, second: ArrayLike) -> float:
@@ -111,12 +105,8 @@ def calibration(
     p, y = np.asarray(probabilities, float), np.asarray(good, float)
     w = np.ones_like(p) if weights is None else np.asarray(weights, float)
     parts = [part for part in np.array_split(np.argsort(p, kind="stable"), bins) if w[part].sum() > 0]
-    points = [[_rounded(np.average(own[part], weights=w[part])) for own in (p, y)] for part in parts]
-    return {"ece": _rounded(calibration_error(y, p, w)), "points": points, "n": len(p)}
-
-
-def _rounded(value: float) -> float | None:
-    return round(float(value), _DIGITS) if np.isfinite(value) else None
+    points = [[rounded(np.average(own[part], weights=w[part])) for own in (p, y)] for part in parts]
+    return {"ece": rounded(calibration_error(y, p, w)), "points": points, "n": len(p)}
 
 
 def cell(figure: Mapping[str, Any] | None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import comb
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from reward.composite import CompositeReward
 from reward.dissonance.lexicon import self_mentions
 from reward.features import visible_text
-from reward.measures import bootstrap_interval
+from reward.measures import figure
 from reward.text import units
 from rlrp.cards import CharacterCard
 from rlrp.dialogue.types import Message, Sample
@@ -100,14 +101,14 @@ def measure_best_of(composite: CompositeReward, drawn: Sequence[Drawn], *, seed:
         if JUDGE in chosen:
             gain = chosen[JUDGE][:, -1] - chosen[JUDGE][:, 0]
             cards = [own.card.name for own in drawn]
-            low, high = bootstrap_interval(lambda rows, gain=gain: float(gain[rows].mean()), cards, seed=seed)  # type: ignore[misc]
-            figures["judge_gain"] = {
-                "value": round(float(gain.mean()), _DIGITS),
-                "ci95": [round(low, _DIGITS), round(high, _DIGITS)],
-                "fell": high < 0,
-            }
+            own = figure(partial(_mean_of, gain), cards, seed=seed)
+            figures["judge_gain"] = {"value": own["value"], "ci95": own["ci95"], "fell": own["ci95"][1] < 0}
         found["by"][name] = figures
     return found
+
+
+def _mean_of(values: Floats, rows: NDArray[np.intp]) -> float:
+    return float(values[rows].mean())
 
 
 def _chances(scores: Floats, counts: Sequence[int]) -> Floats:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward.composite import CompositeReward
-from reward.measures import auc, bootstrap_interval
+from reward.measures import auc, figure
 from reward.people.figures import lengths
 from reward.people.fit import Table, fit_aspect
 from reward.people.ratings import Rating
@@ -98,18 +98,12 @@ def _tables(language: Language, ratings: Sequence[Rating], reader: str | None, a
 def _learnt(table: Table, good: NDArray[np.bool_], groups: Sequence[str], seed: int) -> dict[str, Any]:
     fitted = fit_aspect(table, (DIMENSION,), 0.0, table.folds("character", seed))
     odds = fitted.left_out * fitted.aspect.slope + fitted.aspect.offset
-    figure = _figure(good, fitted.left_out, groups, seed)
-    return {**figure, "accuracy": round(float(((odds > 0) == good).mean()), _DIGITS)}
+    found = _figure(good, fitted.left_out, groups, seed)
+    return {**found, "accuracy": round(float(((odds > 0) == good).mean()), _DIGITS)}
 
 
 def _figure(good: NDArray[np.bool_], values: Any, groups: Sequence[str], seed: int) -> dict[str, Any]:
     scores = np.asarray(values, float)
     known = np.isfinite(scores)
     y, s, g = good[known], scores[known], [group for group, own in zip(groups, known, strict=True) if own]
-    low, high = bootstrap_interval(lambda rows: auc(y[rows], s[rows]), g, draws=200, seed=seed)
-    value = auc(y, s)
-    return {
-        "value": round(value, _DIGITS) if np.isfinite(value) else None,
-        "ci95": [round(low, _DIGITS), round(high, _DIGITS)] if np.isfinite(low) else [None, None],
-        "n": int(known.sum()),
-    }
+    return figure(lambda rows: auc(y[rows], s[rows]), g, draws=200, seed=seed)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reward.dissonance.features import NAMES, features
 from reward.dissonance.score import DissonanceTerm
 from reward.features import visible_text
-from reward.measures import bootstrap_interval, pair_accuracy
+from reward.measures import figure, pair_accuracy
 from reward.text import Language, units
 from reward.validation.public_data import HUMAN_LINES
 from rlrp.cards import CharacterCard, parse_card
@@ -96,18 +98,23 @@ def _pairs(term: DissonanceTerm, pairs: Sequence[MatchedPair], seed: int) -> dic
     }
     for name, sign in (("R", -1.0), ("S", 1.0)):  # only a term with a language model has these
         if any(name in score.parts for score in good):
-            columns[name] = tuple([sign * part for part in _parts(side, name)] for side in (good, bad))  # type: ignore[assignment]
+            right, wrong = ([sign * part for part in _parts(side, name)] for side in (good, bad))
+            columns[name] = right, wrong
     rows = [(features(p.in_role), features(p.faulty)) for p in pairs]
     for name in _RULES:
         at, sign = NAMES.index(name), -1.0 if name == "K" else 1.0
         sides = [[sign * own.values[at] if own else 0.0 for own in side] for side in zip(*rows, strict=True)]
         columns[name] = sides[0], sides[1]
-    columns["length"] = tuple([float(units(visible_text(s.reply))) for s in side] for side in _sides(pairs))  # type: ignore[assignment]
+    right, wrong = ([float(units(visible_text(sample.reply))) for sample in side] for side in _sides(pairs))
+    columns["length"] = right, wrong
     figures = {}
     for name, (low, high) in columns.items():
-        a, b = np.array(low), np.array(high)
-        figures[name] = _figure(lambda rows, a=a, b=b: pair_accuracy(b[rows], a[rows]), groups, seed)  # type: ignore[misc]
+        figures[name] = figure(partial(_told_apart, np.array(low), np.array(high)), groups, seed=seed)
     return figures
+
+
+def _told_apart(in_role: NDArray[np.float64], faulty: NDArray[np.float64], rows: NDArray[np.intp]) -> float:
+    return pair_accuracy(faulty[rows], in_role[rows])
 
 
 def _sides(pairs: Sequence[MatchedPair]) -> tuple[list[Sample], list[Sample]]:
@@ -150,7 +157,7 @@ def _flagged(term: DissonanceTerm, samples: Sequence[Sample], seed: int) -> dict
     """The share of replies with a penalty of a tenth and more, with its interval over characters."""
     scores = term.score(samples)
     hit = np.array([s.value is not None and s.value <= FLAGGED for s in scores])
-    found = _figure(lambda rows: float(hit[rows].mean()), [s.card.name for s in samples], seed)
+    found = figure(lambda rows: float(hit[rows].mean()), [s.card.name for s in samples], seed=seed)
     mean = float(np.mean([_value(score) for score in scores]))
     return {**found, "mean_penalty": round(mean, _DIGITS)}
 
@@ -181,12 +188,6 @@ def _renamed(sample: Sample, name: str) -> Sample:
 
     card = replace(sample.card, name=name, description=swap(sample.card.description))
     return Sample(card, tuple(replace(m, content=swap(m.content)) for m in sample.messages), swap(sample.reply))
-
-
-def _figure(measure: Callable[[Any], float], groups: Sequence[str], seed: int) -> dict[str, Any]:
-    low, high = bootstrap_interval(measure, groups, seed=seed)
-    value = measure(np.arange(len(groups)))
-    return {"value": round(value, _DIGITS), "ci95": [round(low, _DIGITS), round(high, _DIGITS)], "n": len(groups)}
 
 
 def _parts(scores: Sequence[TermScore], name: str) -> list[float]:
