@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 
 from reward.heads.faults import FAULT_OF_KIND, FAULTS, PREFIX
-from reward.measures import auc, brier, calibration_error, pair_accuracy
+from reward.measures import auc, brier, calibration_error, pair_accuracy, rounded
 from reward.negatives import Example
 from rlrp.cards import CharacterCard, read_cards
 from rlrp.dialogue import Contrast, Message, Sample, read_contrasts, resolve
 from rlrp.protocols import TermScore
 
 Scorer = Callable[[Sequence[Sample]], Sequence[TermScore]]
-_DIGITS = 4
 
 
 def fault_figures(score: Scorer, examples: Sequence[Example]) -> dict[str, dict[str, float | int | None]]:
@@ -42,10 +41,10 @@ def _figures_of(name: str, scored: Sequence[tuple[Example, TermScore]]) -> dict[
     both = bool(own.any() and in_role.any())
     return {
         "n": int(own.sum()),
-        "auc": _rounded(auc(labels, values[told], weights)),
-        "auc_other_faults": _rounded(auc(own[own | others].astype(np.int64), values[own | others])),
-        "brier": _rounded(brier(labels, values[told], even)) if both else None,
-        "ece": _rounded(calibration_error(labels, values[told], even)) if both else None,
+        "auc": rounded(auc(labels, values[told], weights)),
+        "auc_other_faults": rounded(auc(own[own | others].astype(np.int64), values[own | others])),
+        "brier": rounded(brier(labels, values[told], even)) if both else None,
+        "ece": rounded(calibration_error(labels, values[told], even)) if both else None,
     }
 
 
@@ -72,7 +71,7 @@ def adversarial_figures(score: Scorer, pairs: Sequence[Contrast]) -> dict[str, A
 
     def accuracy(of: str | None = None) -> float | None:
         own = [(high, low) for kind, high, low in values if of in (None, kind)]
-        return _rounded(pair_accuracy([high for high, _ in own], [low for _, low in own]))
+        return rounded(pair_accuracy([high for high, _ in own], [low for _, low in own]))
 
     kinds = sorted({kind for kind, _, _ in values})
     return {"accuracy": accuracy(), "n": len(values), "by_fault": {kind: accuracy(kind) for kind in kinds}}
@@ -84,10 +83,6 @@ def adversarial_text(figures: Mapping[str, Any]) -> str:
         return "None of the shipped adversarial pairs is about a character it was measured on."
     by_fault = ", ".join(f"{name} {_cell(value)}" for name, value in figures["by_fault"].items())
     return f"{_cell(figures['accuracy'])} of {figures['n']} pairs ({by_fault})."
-
-
-def _rounded(value: float) -> float | None:
-    return round(float(value), _DIGITS) if np.isfinite(value) else None
 
 
 def faults_table(figures: Mapping[str, Mapping[str, Any]]) -> str:

@@ -59,7 +59,7 @@ def test_what_the_user_said_is_not_copied_from_the_card() -> None:
 
 def test_who_asks_for_it_gets_twice_as_much() -> None:
     reply = "I am the daughter of a smuggler whom the sea took. Now drink your tea and stop staring at my hands."
-    assert score(reply).value < score(reply, user="Who are you?").value == 0.0  # type: ignore[operator]
+    assert score(reply).value < score(reply, user="Who are you?").value == 0.0
 
 
 def test_the_free_share_is_a_share() -> None:

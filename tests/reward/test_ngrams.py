@@ -122,7 +122,7 @@ def test_a_table_that_is_none_is_named(content: str | None, tmp_path: Path, monk
 
 def test_a_language_without_a_table_is_the_users_error() -> None:
     with pytest.raises(UserError, match=r"register_ngrams_fr\.json: not a table of n-grams"):
-        ngram_register("fr")  # type: ignore[arg-type]
+        ngram_register("fr")
 
 
 def test_the_shipped_tables_are_whole() -> None:

@@ -23,7 +23,7 @@ SCORES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4)), min_size=3, m
 
 def rating(score: float, at: int = 0, reply: str = "Go away.", **changes: object) -> Rating:
     own = {"dimension": "engagement", "generator": "ab"[at % 2], "character": f"c{at % 5}", "item": str(at), **changes}
-    return Rating(sample("en", reply), score=score, language="en", **own)  # type: ignore[arg-type]
+    return Rating(sample("en", reply), score=score, language="en", **own)
 
 
 @given(SCORES)

@@ -174,8 +174,8 @@ def test_the_reward_loads_and_prefers_the_reply_in_role(trained: tuple[Path, dic
     ]
     better, worse = composite.judge([group])[0]
     assert better.total > worse.total
-    assert better.terms["people.engagement"] > worse.terms["people.engagement"]  # type: ignore[operator]
-    assert better.terms["people.wit/[/b] ü"] < worse.terms["people.wit/[/b] ü"]  # type: ignore[operator]
+    assert better.terms["people.engagement"] > worse.terms["people.engagement"]
+    assert better.terms["people.wit/[/b] ü"] < worse.terms["people.wit/[/b] ü"]
     assert composite.score_one_by_one([sample("zh")])[0].terms["people"] is None
 
 

@@ -102,7 +102,7 @@ def test_overrides_reach_terms_with_dots_and_add_terms(tmp_path: Path):
         "blacklist": 0.5,
         "scene": 0.2,
     }
-    assert configs["length.short"].en == (3, 4)  # type: ignore[attr-defined]
+    assert configs["length.short"].en == (3, 4)
     assert configs["blacklist"].gate is not None and configs["blacklist"].gate.cap == 0
     assert [weight for _, weight, _ in load_reward(path, overrides).terms] == [2, 1, 0.5, 0.2]
     assert read_reward_config(path)["length"].weight == 1

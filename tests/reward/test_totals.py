@@ -76,7 +76,7 @@ def test_running_compares_with_what_was_judged_before_and_the_first_call_with_it
 
 def test_nothing_that_differs_is_no_signal() -> None:
     for how in ("group", "character", "running"):
-        assert totals(composite(how).judge([group([2, 2]), group([2])])) == [[0.0, 0.0], [0.0]]  # type: ignore[arg-type]
+        assert totals(composite(how).judge([group([2, 2]), group([2])])) == [[0.0, 0.0], [0.0]]
 
 
 def test_a_gate_sees_the_raw_value() -> None:
@@ -86,7 +86,7 @@ def test_a_gate_sees_the_raw_value() -> None:
 
 def test_samples_without_a_group_keep_their_value_and_leave_no_trace() -> None:
     for how in ("character", "running"):
-        reward = composite(how, neutral=0.5)  # type: ignore[arg-type]
+        reward = composite(how, neutral=0.5)
         before = reward.state()
         assert [j.total for j in reward.score_one_by_one(group([1, 3, None]))] == [1.0, 3.0, 0.5]
         assert reward.state() == before

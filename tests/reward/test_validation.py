@@ -130,7 +130,7 @@ def test_labels_of_contradiction_are_read(tmp_path: Path) -> None:
 def test_other_files_are_refused_by_line(tmp_path: Path, read: object, file: str, text: str, told: str) -> None:
     write(tmp_path / file, text)
     with pytest.raises(UserError, match=told):
-        read(tmp_path)  # type: ignore[operator]
+        read(tmp_path)
 
 
 def test_what_labels_teach_is_measured_on_profiles_left_out(tmp_path: Path) -> None:
