@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import regex  # type: ignore[import-untyped]  # unlike re, it can give up after a time
+import regex
 
 _MAX_PATTERN_CHARACTERS = 2000
 _MAX_SCANNED_CHARACTERS = 100_000
