@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import regex
+import regex  # unlike re, it can give up after a time
 
 _MAX_PATTERN_CHARACTERS = 2000
 _MAX_SCANNED_CHARACTERS = 100_000
