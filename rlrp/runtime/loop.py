@@ -9,10 +9,8 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
-
-import torch
 
 from rlrp.algorithms import Baseline, Scale
 from rlrp.dialogue.types import Sample
@@ -20,8 +18,9 @@ from rlrp.lm.adapters import AdapterState
 from rlrp.lm.prompts import Prompt
 from rlrp.lm.sampling import Completion, SampleRequest, SamplingSettings
 from rlrp.protocols import Judgement
-from rlrp.rl.advantages import equal_groups, group_advantages
 from rlrp.rl.learner import StepReport, TrainGroup, TrainingDiverged
+from rlrp.runtime.credit import set_advantages
+from rlrp.runtime.groups import Group
 
 
 class Samples(Protocol):
@@ -40,29 +39,6 @@ class Learns(Protocol):
 
 class Log(Protocol):
     def write(self, step: int, groups: Sequence[Group], report: StepReport, seconds: dict[str, float]) -> None: ...
-
-
-@dataclass
-class Group:
-    """One prompt with its completions, and what became of them."""
-
-    prompt: Prompt
-    completions: list[Completion]
-    judgements: list[Judgement] = field(default_factory=list)
-    advantages: list[float] = field(default_factory=list)
-    kl: list[float] = field(default_factory=list)
-    equal: bool = False
-
-    def samples(self) -> list[Sample]:
-        return [self.prompt.sample(c.text, finished=c.finish == "stop") for c in self.completions]
-
-    def training(self) -> TrainGroup:
-        return TrainGroup(
-            self.prompt.ids,
-            tuple(completion.ids for completion in self.completions),
-            tuple(completion.logps for completion in self.completions),
-            tuple(self.advantages),
-        )
 
 
 @dataclass(frozen=True)
@@ -121,16 +97,6 @@ def check_agreement(step: int, report: StepReport, most: float) -> None:
             f"step {step + 1}: sampler and learner differ by {gap:.2g} nats a token, expected below {most:g}; "
             "the last checkpoint is from before"
         )
-
-
-def set_advantages(groups: Sequence[Group], scale: Scale, baseline: Baseline = "group") -> None:
-    """Advantages from the judgements' totals; groups whose rewards are all equal are marked."""
-    reward_PG = torch.tensor([[j.total for j in group.judgements] for group in groups], dtype=torch.float64)
-    characters = [group.prompt.card_id for group in groups]
-    advantages = group_advantages(reward_PG, baseline=baseline, scale=scale, characters=characters)
-    equal = equal_groups(reward_PG)
-    for group, row, same in zip(groups, advantages.tolist(), equal.tolist(), strict=True):
-        group.advantages, group.equal = row, same
 
 
 def completion_seeds(settings: LoopSettings, step: int, prompt: int) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from rlrp.files import atomic_path, read_jsonl, write_text
 from rlrp.rl.learner import StepReport
-from rlrp.runtime.loop import Group
+from rlrp.runtime.groups import Group
 
 
 class RunLog:

@@ -7,7 +7,7 @@ from rlrp.dialogue.types import Message
 from rlrp.lm.prompts import Prompt
 from rlrp.lm.sampling import Completion
 from rlrp.protocols import Judgement
-from rlrp.runtime.loop import Group
+from rlrp.runtime.groups import Group
 
 CARD = CharacterCard(name="林黛玉")
 

@@ -17,7 +17,9 @@ from rlrp.lm.prompts import Prompt
 from rlrp.lm.sampling import Completion, SampleRequest, SamplingSettings
 from rlrp.protocols import Judgement
 from rlrp.rl.learner import StepReport, TrainGroup, TrainingDiverged
-from rlrp.runtime.loop import Group, LoopSettings, completion_seeds, set_advantages, train
+from rlrp.runtime.credit import set_advantages
+from rlrp.runtime.groups import Group
+from rlrp.runtime.loop import LoopSettings, completion_seeds, train
 
 from .made import judged, prompt
 

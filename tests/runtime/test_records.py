@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlrp.rl.learner import StepReport
-from rlrp.runtime.loop import Group
+from rlrp.runtime.groups import Group
 from rlrp.runtime.records import RunLog, keep_steps, read_metrics, reward_metrics
 
 from .made import judged

@@ -1,0 +1,34 @@
+"""The unit of work of a run: one prompt with its completions, and what became of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rlrp.dialogue.types import Sample
+from rlrp.lm.prompts import Prompt
+from rlrp.lm.sampling import Completion
+from rlrp.protocols import Judgement
+from rlrp.rl.learner import TrainGroup
+
+
+@dataclass
+class Group:
+    """One prompt with its completions, and what became of them."""
+
+    prompt: Prompt
+    completions: list[Completion]
+    judgements: list[Judgement] = field(default_factory=list)
+    advantages: list[float] = field(default_factory=list)
+    kl: list[float] = field(default_factory=list)
+    equal: bool = False
+
+    def samples(self) -> list[Sample]:
+        return [self.prompt.sample(c.text, finished=c.finish == "stop") for c in self.completions]
+
+    def training(self) -> TrainGroup:
+        return TrainGroup(
+            self.prompt.ids,
+            tuple(completion.ids for completion in self.completions),
+            tuple(completion.logps for completion in self.completions),
+            tuple(self.advantages),
+        )
