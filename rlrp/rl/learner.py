@@ -24,6 +24,7 @@ from rlrp.lm.load import load_model
 from rlrp.lm.scoring import TokenGroup, micro_batches, token_logprobs
 from rlrp.lm.self_check import use_shared_prefix
 from rlrp.rl.anchor import drawn, general_kl
+from rlrp.rl.experience import Rewards
 from rlrp.rl.kl import Estimator, KlController, kl_estimate
 from rlrp.rl.losses import LOSSES, token_weights
 
@@ -76,6 +77,10 @@ class TrainGroup:
     completions: tuple[tuple[int, ...], ...]
     logps: tuple[tuple[float, ...], ...]
     advantages: tuple[float, ...]
+    rewards: tuple[Rewards, ...] = ()
+    """What each completion was paid; needed by a critic and by the KL in the reward, which make advantages of it."""
+    character: str = ""
+    """Whose prompt it is; needed by the KL in the reward where advantages are scaled by the character."""
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from rlrp.protocols import Reward, Totals
 from rlrp.rl.learner import LearnerSettings
 from rlrp.rl.order import CARDS, USER_PROMPTS, shuffled
 from rlrp.runtime import checkpoints, cluster
+from rlrp.runtime.credit import CreditSettings, Overlong
 from rlrp.runtime.loop import LoopSettings, train
 from rlrp.runtime.records import RunLog
 from rlrp.runtime.totals import DriverTotals
@@ -167,14 +168,21 @@ def train_rl(
             totals.load_state(found[1].get("totals", {}))
         save = partial(_checkpoint, run.absolute(), learner, totals, settings, reward_hash, rl.keep_checkpoints)
         judged = DriverTotals(judges, totals)
-        train(loop_settings(config), order, rollouts, judged, learner, log, save, start)
+        train(loop_settings(config, totals.weights()), order, rollouts, judged, learner, log, save, start)
     finally:
         log.close()
         cluster.disconnect()
     return run / "checkpoints" / "last"
 
 
-def loop_settings(config: Config) -> LoopSettings:
+def credit_settings(config: Config, term_weights: Mapping[str, float]) -> CreditSettings:
+    rl = config.rl
+    overlong = Overlong(rl.max_new_tokens, rl.overlong.buffer, rl.overlong.penalty) if rl.overlong else None
+    return CreditSettings(ALGORITHMS[rl.algorithm].baseline, rl.advantage_scale, dict(term_weights), overlong)
+
+
+def loop_settings(config: Config, term_weights: Mapping[str, float]) -> LoopSettings:
+    """How the loop runs; ``term_weights`` are those of the reward's terms in its total."""
     rl = config.rl
     sampling = SamplingSettings(max_new_tokens=rl.max_new_tokens, temperature=rl.temperature)
     # Merged and unmerged adapters round differently, in bfloat16 visibly so.
@@ -184,8 +192,7 @@ def loop_settings(config: Config) -> LoopSettings:
         group_size=rl.group_size,
         sampling=sampling,
         seed=config.seed,
-        baseline=ALGORITHMS[rl.algorithm].baseline,
-        advantage_scale=rl.advantage_scale,
+        credit=credit_settings(config, term_weights),
         checkpoint_every=rl.checkpoint_every,
         max_logp_gap=gap,
     )
