@@ -22,7 +22,7 @@ their own."""
 KlPlace = Literal["loss", "reward"]
 """Where the KL to the anchor goes: beside the surrogate, or into what the surrogate is to raise."""
 Correction = Literal["none", "truncate", "mask"]
-"""What becomes of the weight of the learner's policy over the sampler's: no such weight, bounded, or 0 beyond bounds."""
+"""What becomes of the learner's policy over the sampler's as a weight: there is none, bounded, 0 beyond bounds."""
 CorrectionLevel = Literal["token", "sequence"]
 """What that weight is of: each token alone, or a whole completion (the product of its tokens')."""
 Name = Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce++", "reinforce++-baseline", "ppo"]

@@ -139,8 +139,8 @@ class KlConfig(Settings):
     """The adaptive coefficient falls no lower. A short run that starts far below its target lets go of the anchor, and
     has no steps left to take it up again."""
     estimator: Literal["k2", "k3", "k3_unbiased", "full"] = "k3_unbiased"
-    """In the loss: k2, k3 and k3_unbiased are of the sampled token; ``full`` is of the whole vocabulary at every sampled
-    text's tokens, without their noise and at the price of a second set of logits."""
+    """In the loss: k2, k3 and k3_unbiased are of the sampled token; ``full`` is of the whole vocabulary at every token
+    of the replies, without their noise and at the price of a second set of logits."""
     general: int = Field(0, ge=0)
     """General question-answer pairs (``data.general``) per step on which the policy is held to the anchor too."""
     general_coef: float = Field(1.0, gt=0)
@@ -206,7 +206,7 @@ class LmConfig(Settings):
 
 
 class RlConfig(Settings):
-    """Reinforcement learning. A step draws ``prompts * group_size`` replies and makes ``epochs * minibatches`` updates."""
+    """A step draws ``prompts * group_size`` replies and makes ``epochs * minibatches`` updates."""
 
     algorithm: Name = "grpo"
     """What it is made of, and its defaults of the clips and ``advantage_scale``, is a table in ``rlrp.algorithms``."""

@@ -45,7 +45,7 @@ class CriticSettings:
 
 
 class ValueHead(nn.Module):
-    """``w · h / sqrt(C) + b`` in float32: with the root a step of Adam moves values alike whatever the model's width."""
+    """``w · h / sqrt(C) + b`` in float32; with the root, Adam's steps move values alike whatever the model's width."""
 
     def __init__(self, hidden_size: int, *, seed: int, device: torch.device):
         super().__init__()

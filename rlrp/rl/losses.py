@@ -77,8 +77,8 @@ def cispo_loss(
     ``-sum(weight * stopgrad(clip(ratio, 1 - low, 1 + high)) * A * logp)``: CISPO, MiniMax-M1, arXiv 2506.13585,
     section 3.1, eq. 4 and 5. As there, the weight has no lower bound by default: ratios are positive, so ``clip_low``
     1 does nothing. The upper bound 5 is ScaleRL's, arXiv 2510.13786; TRL's ``epsilon_high`` is the bound itself,
-    ``1 + clip_high`` here. KL, weights and correction as in ``grpo_loss``. The value is no surrogate of the reward: only its
-    gradient means something.
+    ``1 + clip_high`` here. KL, weights and correction as in ``grpo_loss``. The value is no surrogate of the reward:
+    only its gradient means something.
     """
     ratio_S = importance_ratio(logp_S, old_logp_S, ratio, lengths).detach()
     bounded = ratio_S.clamp(1.0 - clip_low, 1.0 + clip_high)

@@ -217,8 +217,8 @@ class RemoteLearner:
         report: StepReport = self._do("step", list(groups))
         return report
 
-    def adapter(self) -> tuple[AdapterState, str]:
-        answer: tuple[AdapterState, str] = self._do("adapter")
+    def weights(self) -> tuple[AdapterState, str]:
+        answer: tuple[AdapterState, str] = self._do("weights")
         return answer
 
     def save(self, folder: str) -> None:

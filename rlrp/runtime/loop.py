@@ -33,7 +33,7 @@ class Judges(Protocol):
 
 class Learns(Protocol):
     def step(self, groups: Sequence[TrainGroup]) -> StepReport: ...
-    def adapter(self) -> tuple[AdapterState, str]: ...
+    def weights(self) -> tuple[AdapterState, str]: ...
 
 
 class Log(Protocol):
@@ -63,7 +63,7 @@ def train(
     start: int = 0,
 ) -> None:
     """Run steps ``start`` to ``settings.steps``. Everything random is a function of the seed and the step."""
-    rollouts.sync(*learner.adapter())
+    rollouts.sync(*learner.weights())
     for step in range(start, settings.steps):
         clock = _Clock()
         with clock("sample"):
@@ -80,7 +80,7 @@ def train(
             for group, kl in zip(groups, report.kl, strict=True):
                 group.kl = kl
         with clock("sync"):
-            rollouts.sync(*learner.adapter())
+            rollouts.sync(*learner.weights())
         log.write(step, groups, report, clock.seconds)
         check_agreement(step, report, settings.max_logp_gap)
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:

@@ -23,7 +23,7 @@ def test_payments_by_hand() -> None:
 
 
 def test_reward_to_go_by_hand() -> None:
-    # Still to come: 3 + 1, 1 and 2; mean 7 / 3, squared distances 25 / 9 + 16 / 9 + 1 / 9 = 42 / 9, deviation sqrt(21) / 3.
+    # Still to come: 4, 1 and 2; mean 7 / 3, squared distances (25 + 16 + 1) / 9, deviation sqrt(21) / 3.
     whitened = reward_to_go(torch.tensor([3.0, 1.0, 2.0]), torch.tensor([2, 1]))
     expected = torch.tensor([5.0, -4.0, -1.0]) / 3 / (21**0.5 / 3 + 1e-4)
     torch.testing.assert_close(whitened, expected)

@@ -10,7 +10,7 @@ import torch
 
 
 def trl_lines(trainer: Any, begin: str, end: str, names: dict[str, Any], result: str = "advantages") -> torch.Tensor:
-    """Runs TRL's own lines of ``_generate_and_score_completions`` from one text to another; what they call ``result``."""
+    """Runs TRL's own lines of ``_generate_and_score_completions`` from one text to another, for their ``result``."""
     source = inspect.getsource(trainer._generate_and_score_completions)
     first = source.rindex("\n", 0, source.index(begin)) + 1
     last = source.rindex("\n", 0, source.index(end, first)) + 1

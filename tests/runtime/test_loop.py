@@ -66,7 +66,7 @@ class House:
         self.trained.append(list(groups))
         return StepReport({"loss": 0.0}, [[0.25] * len(g.completions) for g in groups])
 
-    def adapter(self) -> tuple[AdapterState, str]:
+    def weights(self) -> tuple[AdapterState, str]:
         state = {"w": torch.tensor([self.version])}
         return state, checksum(state)
 
