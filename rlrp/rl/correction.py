@@ -17,6 +17,16 @@ from rlrp.algorithms import Correction, CorrectionLevel
 
 
 @dataclass(frozen=True)
+class CorrectionSettings:
+    """See ``rl.correction`` in ``rlrp.config``, and ``sampler_weights``."""
+
+    kind: Correction = "none"
+    level: CorrectionLevel = "token"
+    cap: float = 2.0
+    floor: float | None = None
+
+
+@dataclass(frozen=True)
 class SamplerWeights:
     """Detached weights of the surrogate, and what they were before any bound."""
 

@@ -55,7 +55,8 @@ class ValueHead(nn.Module):
 
     def forward(self, hidden_SC: Tensor) -> Tensor:
         """A value [S] for each hidden state."""
-        return hidden_SC.float() @ self.weight / len(self.weight) ** 0.5 + self.bias
+        value_S: Tensor = hidden_SC.float() @ self.weight / len(self.weight) ** 0.5 + self.bias
+        return value_S
 
 
 class Critic:

@@ -79,6 +79,8 @@ def train(
             report = learner.step([group.training() for group in groups])
             for group, kl in zip(groups, report.kl, strict=True):
                 group.kl = kl
+            for group, advantages in zip(groups, report.advantages, strict=False):
+                group.advantages = advantages
         with clock("sync"):
             rollouts.sync(*learner.weights())
         log.write(step, groups, report, clock.seconds)

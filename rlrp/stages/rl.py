@@ -10,7 +10,7 @@ from typing import Any
 
 from rlrp.algorithms import ALGORITHMS
 from rlrp.cards import CharacterCard
-from rlrp.config import Config, WorkerConfig, fingerprint
+from rlrp.config import Config, CriticConfig, WorkerConfig, fingerprint
 from rlrp.dialogue import Message, UserPrompt, read_dialogues, resolve
 from rlrp.errors import UserError
 from rlrp.lm.chat import ChatFormat
@@ -19,6 +19,8 @@ from rlrp.lm.prompts import Prompt, make_prompt
 from rlrp.lm.sampling import SamplingSettings
 from rlrp.lm.scoring import TokenGroup
 from rlrp.protocols import Reward, Totals
+from rlrp.rl.correction import CorrectionSettings
+from rlrp.rl.critic import CriticSettings
 from rlrp.rl.learner import LearnerSettings
 from rlrp.rl.order import CARDS, USER_PROMPTS, shuffled
 from rlrp.runtime import checkpoints, cluster
@@ -69,15 +71,22 @@ def learner_settings(config: Config, model: str, general: Sequence[TokenGroup] =
         learning_rate=rl.learning_rate,
         warmup_steps=rl.warmup_steps,
         max_grad_norm=rl.max_grad_norm,
+        epochs=rl.epochs,
+        minibatches=rl.minibatches,
         aggregate=algorithm.aggregate,
         surrogate=algorithm.surrogate,
         ratio=algorithm.ratio,
         clip_low=rl.clip_low,
         clip_high=rl.clip_high,
+        baseline=algorithm.baseline,
+        advantage_scale=rl.advantage_scale,
+        critic=critic_settings(rl.critic) if algorithm.critic else None,
+        correction=CorrectionSettings(**rl.correction.model_dump()),
         temperature=rl.temperature,
         max_new_tokens=rl.max_new_tokens,
         token_budget=rl.token_budget,
         share_prefix=config.lm.share_prefix,
+        kl_place=rl.kl.place,
         kl_coef=rl.kl.coef,
         kl_target=rl.kl.target,
         kl_gain=rl.kl.gain,
@@ -89,6 +98,14 @@ def learner_settings(config: Config, model: str, general: Sequence[TokenGroup] =
         dtype=rl.dtype,
         device=_device(config.cluster.learner),
         threads=_threads(config.cluster.learner),
+    )
+
+
+def critic_settings(critic: CriticConfig) -> CriticSettings:
+    return CriticSettings(
+        model=critic.model,
+        lora=lora_settings(critic.lora),
+        **critic.model_dump(include={"learning_rate", "warmup_steps", "value_clip", "gamma", "lam"}),
     )
 
 
