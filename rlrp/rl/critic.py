@@ -51,7 +51,7 @@ class ValueHead(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.weight = nn.Parameter((torch.randn(hidden_size, generator=generator) * HEAD_SPREAD).to(device))
-        self.bias = nn.Parameter(torch.zeros((), device=device))
+        self.bias = nn.Parameter(torch.zeros(1, device=device))
 
     def forward(self, hidden_SC: Tensor) -> Tensor:
         """A value [S] for each hidden state."""

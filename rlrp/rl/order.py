@@ -17,7 +17,7 @@ def shuffled(draw: int, count: int, *, seed: int, stream: int) -> int:
 
 
 def minibatches(count: int, parts: int, *, seed: int, step: int, epoch: int) -> list[list[int]]:
-    """``count`` groups in ``parts`` parts for one pass over a step, sizes equal but for one; one part keeps the order."""
+    """``count`` groups in ``parts`` parts for one pass over a step, of about equal size; one part keeps the order."""
     order = list(range(count))
     if parts > 1:
         order = [int(i) for i in np.random.default_rng([seed, MINIBATCHES, step, epoch]).permutation(count)]
