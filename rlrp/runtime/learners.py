@@ -40,7 +40,7 @@ class RemoteLearner:
         return PendingStep(self.actor.do.remote("step", list(groups)))
 
     def weights(self) -> tuple[Any, str]:
-        state, checksum = self.actor.do.options(num_returns=2).remote("adapter")
+        state, checksum = self.actor.do.options(num_returns=2).remote("weights")
         return state, _answer(checksum)
 
     def save(self, folder: str) -> None:

@@ -254,7 +254,7 @@ def test_work_on_its_way_is_forgotten_when_a_run_goes_back(make: Make, ray: Simu
 
 
 def test_an_actor_that_holds_other_weights_stops_the_run(make: Make, ray: SimulatedRay) -> None:  # noqa: F811
-    with pytest.raises(SyncFailed, match="rollout actor . holds weights 1, the learner sent 0"):
+    with pytest.raises(SyncFailed, match=r"rollout actor . holds weights 1, the learner sent 0"):
         run(make(faulty=True), ray, 1)
 
 

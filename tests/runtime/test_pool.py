@@ -208,5 +208,5 @@ def test_a_pool_without_room_says_what_it_waits_for(ray: SimulatedRay) -> None: 
     workers.slots[0].state = "starting"
     workers.slots[0].reference = None
     workers.submit([task([1])])
-    with pytest.raises(WorkerLost, match="no reward actor has started for 100 s; each asks for 0.5 CPUs"):
+    with pytest.raises(WorkerLost, match=r"no reward actor has started for 100 s; each asks for 0\.5 CPUs"):
         finish(workers)
