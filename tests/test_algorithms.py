@@ -16,7 +16,7 @@ from rlrp.config import Config, RlConfig, dump_config, load_config
 from rlrp.errors import UserError
 from rlrp.rl.advantages import group_advantages
 from rlrp.rl.losses import LOSSES, grpo_loss, token_weights
-from rlrp.stages.rl import learner_settings, loop_settings
+from rlrp.stages.rl import credit_settings, learner_settings, loop_settings
 
 NAMES: list[Any] = list(get_args(Name))
 
@@ -47,7 +47,7 @@ def test_the_table_needs_no_torch() -> None:
 )
 def test_its_choices_reach_the_learner_and_the_loop(name: str, loss: Any, advantage: Any, clip: Any) -> None:
     config = Config.model_validate({"rl": {"algorithm": name}})
-    learner, loop = learner_settings(config, "a model"), loop_settings(config, {})
+    learner, loop = learner_settings(config, "a model"), loop_settings(config, credit_settings(config, {}))
     assert (learner.surrogate, learner.ratio, learner.aggregate) == loss
     assert (loop.credit.baseline, loop.credit.scale) == advantage
     assert (learner.clip_low, learner.clip_high) == clip
