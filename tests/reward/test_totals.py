@@ -188,6 +188,7 @@ def test_the_totals_of_a_file_need_none_of_its_models(tmp_path: Path) -> None:
         ("in_character", 1.0, "running"),
         ("length", 0.5, "character"),
     ]
+    assert made.weights() == {"in_character": 1.0, "length": 0.5}
     assert made.state() == {"running": {"in_character": {"count": 0, "mean": 0.0, "m2": 0.0}}}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -96,6 +97,13 @@ def test_what_was_judged_reaches_the_learner() -> None:
     assert step == 0
     assert batch.groups[0].kl == [0.25] * 4
     assert set(seconds) == {"sample", "learn", "sync"}
+
+
+def test_advantages_that_the_learner_made_are_those_that_are_logged() -> None:
+    house = House(replace(SETTINGS, steps=1))
+    house.report = StepReport({}, [[0.0] * 4] * 2, [[0.5] * 4, [-0.5] * 4])
+    house.run()
+    assert [group.advantages for group in house.logged[0][1].groups] == [[0.5] * 4, [-0.5] * 4]
 
 
 def test_a_sampler_that_parts_from_the_learner_stops_the_run_after_the_step_is_logged() -> None:
