@@ -1,5 +1,6 @@
-"""The learner: a LoRA policy, its anchor (the same model with the adapter off) and one optimizer step per batch.
+"""The learner: a policy, its anchor and one optimizer step per batch, alone or as one of a team of workers.
 
+Every worker of a team is given the whole batch and takes its share; what they report is that of the whole.
 Left out here: a critic (baselines come from the rewards) and several updates per batch.
 Shapes: B completions, S tokens of all completions of a micro-batch end to end.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +21,17 @@ from torch import Tensor
 
 from rlrp.algorithms import Aggregate, Ratio, Surrogate
 from rlrp.lm.adapters import AdapterState, LoraSettings
-from rlrp.lm.scoring import TokenGroup, micro_batches, token_logprobs
+from rlrp.lm.load import LanguageModel, load_model
+from rlrp.lm.scoring import TokenGroup, token_logprobs
 from rlrp.rl.anchor import drawn, general_kl
-from rlrp.rl.engines import TorchEngine
+from rlrp.rl.engines import Engine, TorchEngine
 from rlrp.rl.kl import Estimator, KlController, kl_estimate
 from rlrp.rl.losses import LOSSES, token_weights
-from rlrp.rl.policy import Policy
+from rlrp.rl.policy import IDLE, Policy
+from rlrp.rl.shares import MicroBatch, shares
+from rlrp.rl.tally import Tally
+from rlrp.rl.team import Team
+from rlrp.rl.zero import ZeroEngine, ZeroSettings
 
 
 class TrainingDiverged(RuntimeError):
@@ -36,7 +42,8 @@ class TrainingDiverged(RuntimeError):
 class LearnerSettings:
     model: str
     chat_template: str | None = None
-    lora: LoraSettings = field(default_factory=LoraSettings)
+    lora: LoraSettings | None = field(default_factory=LoraSettings)
+    """None trains all weights."""
     seed: int = 0
     learning_rate: float = 3e-4
     warmup_steps: int = 0
@@ -58,9 +65,15 @@ class LearnerSettings:
     general: tuple[TokenGroup, ...] = ()
     general_pairs: int = 0
     general_coef: float = 1.0
+    gradient_checkpointing: bool = False
+    zero: ZeroSettings | None = None
     dtype: str = "float32"
     device: str = "cpu"
     threads: int | None = None
+
+    @property
+    def needs_anchor(self) -> bool:
+        return self.kl_coef > 0 or self.general_pairs > 0
 
     @property
     def first_step_tolerance(self) -> float:
@@ -89,25 +102,39 @@ class StepReport:
 class Learner:
     """Holds the policy and moves it. A plain class: Ray wraps it elsewhere."""
 
-    def __init__(self, settings: LearnerSettings):
+    def __init__(self, settings: LearnerSettings, team: Team | None = None):
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        self.settings = settings
+        self.settings, self.team = settings, team or Team()
         self.policy = Policy(
-            settings.model,
+            self._loaded(settings),
             lora=settings.lora,
-            chat_template=settings.chat_template,
-            share_prefix=settings.share_prefix,
             seed=settings.seed,
-            dtype=settings.dtype,
-            device=settings.device,
+            share_prefix=settings.share_prefix,
+            anchor=settings.needs_anchor,
+            checkpointing=settings.gradient_checkpointing,
         )
-        self.engine = TorchEngine(self.policy.parameters, settings.learning_rate)
+        self.engine: Engine = (
+            ZeroEngine(self.policy, settings.zero, self.team, settings.learning_rate, settings.device)
+            if settings.zero
+            else TorchEngine(self.policy.parameters, settings.learning_rate)
+        )
         # Without a coefficient there is no reference forward and so no KL to steer by.
         target = settings.kl_target if settings.kl_coef > 0 else None
         self.kl = KlController(settings.kl_coef, target, settings.kl_gain, floor=settings.kl_min_coef)
         self.updates = 0
         self.skipped_in_a_row = 0
+
+    @staticmethod
+    def _loaded(settings: LearnerSettings) -> LanguageModel:
+        # ZeRO-3 parts the weights on their way to the device, which need not hold them all.
+        parts = settings.zero is not None and settings.zero.stage == 3
+        return load_model(
+            settings.model,
+            chat_template=settings.chat_template,
+            dtype=getattr(torch, settings.dtype),
+            device="cpu" if parts else settings.device,
+        )
 
     def step(self, groups: Sequence[TrainGroup]) -> StepReport:
         """One update on the groups; the loss is weighted over the whole batch, however it is split."""
@@ -116,22 +143,25 @@ class Learner:
 
     def _step(self, groups: Sequence[TrainGroup]) -> StepReport:
         settings = self.settings
-        # Dropout, if any, is a function of seed and step, so that a resumed run repeats it.
-        torch.manual_seed(settings.seed * 1_000_003 + self.updates)
+        # Dropout, if any, is a function of seed, step and worker, so that a resumed run repeats it.
+        torch.manual_seed(settings.seed * 1_000_003 + self.updates + 7_919 * self.team.rank)
         lengths = torch.tensor([len(c) for g in groups for c in g.completions])
         if int(lengths.sum()) == 0:
             raise TrainingDiverged("every completion of the batch is empty")
         weights = token_weights(lengths, settings.aggregate, max_tokens=settings.max_new_tokens).split(lengths.tolist())
         first = [sum(len(g.completions) for g in groups[:i]) for i in range(len(groups))]
-        tally = _Tally([[0.0] * len(g.completions) for g in groups])
+        tally = Tally()
         self.engine.learning_rate = settings.learning_rate * min(
             1.0, (self.updates + 1) / max(1, settings.warmup_steps)
         )
-        token_groups = [TokenGroup(g.prompt, g.completions) for g in groups]
-        for pack, places in micro_batches(token_groups, settings.token_budget, share_prefix=self.policy.share_prefix):
-            weight = torch.cat([weights[first[g] + c] for g, c in places])
-            self._micro_step(pack, places, groups, weight, tally)
+        own, idle = self._share([TokenGroup(g.prompt, g.completions) for g in groups])
+        for batch in own:
+            weight = torch.cat([weights[first[g] + c] for g, c in batch.places])
+            self._micro_step(batch, groups, weight, tally)
+        for _ in range(idle):
+            self._idle_step()
         self._anchor_general(tally)
+        tally = Tally.merged(self.team.gather(tally))
         if self.updates == 0:
             self._check_first_step(tally)
         grad_norm, updated = self._update(tally.loss)
@@ -144,31 +174,34 @@ class Learner:
         }
         if updated:
             self.kl.update(kl)
-        return StepReport(metrics, tally.kl)
+        return StepReport(
+            metrics,
+            [[tally.kl.get((g, c), 0.0) for c in range(len(group.completions))] for g, group in enumerate(groups)],
+        )
 
-    def _micro_step(
-        self,
-        pack: list[TokenGroup],
-        places: list[tuple[int, int]],
-        groups: Sequence[TrainGroup],
-        weight: Tensor,
-        tally: _Tally,
-    ) -> None:
-        settings = self.settings
-        device = self.policy.device
+    def _share(self, groups: Sequence[TokenGroup]) -> tuple[list[MicroBatch], int]:
+        """This worker's micro-batches, and how many more others have: all must run the model as often."""
+        settings, share_prefix = self.settings, self.policy.share_prefix
+        # Without sharing, a micro-batch runs the model once per completion; with weights apart, all run it as often.
+        apart = settings.zero is not None and settings.zero.stage == 3 and not share_prefix
+        budget = 1 if apart else settings.token_budget
+        dealt = shares(groups, self.team.size, budget, share_prefix=share_prefix)
+        own = dealt[self.team.rank]
+        return own, max(map(len, dealt)) - len(own)
+
+    def _micro_step(self, batch: MicroBatch, groups: Sequence[TrainGroup], weight: Tensor, tally: Tally) -> None:
+        settings, device, places = self.settings, self.policy.device, batch.places
         counts = [len(groups[g].completions[c]) for g, c in places]
-        if not any(counts):
-            return  # empty completions alone: nothing to learn from
         old = torch.tensor([x for g, c in places for x in groups[g].logps[c]], device=device)
         advantage = torch.tensor([groups[g].advantages[c] for g, c in places]).repeat_interleave(torch.tensor(counts))
-        reference = self._reference(pack) if settings.kl_coef > 0 else None
-        logp = token_logprobs(self.policy.model, pack, temperature=settings.temperature).logp
+        reference = self.policy.with_anchor(self._logprobs(batch.groups)) if settings.kl_coef > 0 else None
+        logp = self.policy.with_policy(self._logprobs(batch.groups))
         kl = None
         if reference is not None:
             kl = kl_estimate(logp, reference, settings.kl_estimator, old_logp=old)
             value = kl_estimate(logp.detach(), reference, "k3")
             for (g, c), part in zip(places, value.split(counts), strict=True):
-                tally.kl[g][c] = float(part.mean()) if len(part) else 0.0
+                tally.kl[g, c] = float(part.mean()) if len(part) else 0.0
             tally.add("kl", value)
         out = LOSSES[settings.surrogate](
             logp,
@@ -189,25 +222,33 @@ class Learner:
         tally.add("logp_gap", (logp.detach() - old).abs())
         tally.add("entropy", -logp.detach())
 
-    def _anchor_general(self, tally: _Tally) -> None:
+    def _logprobs(self, groups: list[TokenGroup]) -> Callable[[Any], Tensor]:
+        return lambda model: token_logprobs(model, groups, temperature=self.settings.temperature).logp
+
+    def _idle_step(self) -> None:
+        """As many forwards and backwards as a micro-step, for nothing."""
+        if self.settings.kl_coef > 0:
+            self.policy.with_anchor(self._logprobs(IDLE))
+        self.engine.backward(self.policy.idle())
+
+    def _anchor_general(self, tally: Tally) -> None:
         """Add the gradient of the anchor on general text: the mean KL over the step's pairs."""
         settings = self.settings
         if not settings.general_pairs or not settings.general:
             return
         pairs = drawn(settings.general, settings.general_pairs, seed=settings.seed, step=self.updates)
         tokens = sum(pair.scored_tokens for pair in pairs)
-        for pack, _ in micro_batches(pairs, settings.token_budget, share_prefix=self.policy.share_prefix):
-            kl = general_kl(self.policy.model, pack)
+        own, idle = self._share(pairs)
+        for batch in own:
+            kl = general_kl(self.policy, batch.groups)
             loss = settings.general_coef * kl.sum() / tokens
             self.engine.backward(loss)
             tally.loss += float(loss.detach())
             tally.add("general_kl", kl.detach())
+        for _ in range(idle):
+            self.engine.backward(general_kl(self.policy, IDLE).sum() * 0.0)
 
-    def _reference(self, pack: list[TokenGroup]) -> Tensor:
-        with self.policy.anchor() as model:
-            return token_logprobs(model, pack, temperature=self.settings.temperature).logp
-
-    def _check_first_step(self, tally: _Tally) -> None:
+    def _check_first_step(self, tally: Tally) -> None:
         """Before the first update policy, sampler and anchor are one model; if they are not, nothing else matters."""
         tolerance = self.settings.first_step_tolerance
         for name, meaning in (
@@ -226,22 +267,25 @@ class Learner:
             raise TrainingDiverged("three losses in a row were not finite; the last checkpoint is from before them")
         return grad_norm, updated
 
-    def weights(self) -> tuple[AdapterState, str]:
-        """The policy's weights as samplers take them, and their checksum."""
-        return self.policy.weights()
+    def weights(self) -> tuple[AdapterState | None, str]:
+        """The policy's weights as samplers take them, and their checksum; of a team the first worker has them."""
+        return self.policy.weights(self.engine.whole, keep=self.team.leads)
 
     def save(self, folder: str | Path) -> None:
         """Weights, tokenizer and training state: what ``load`` needs for the same bits, without pickle."""
-        folder = Path(folder)
-        self.policy.save(folder)
-        save_file(self.engine.state(), folder / "optimizer.safetensors")
-        state = {"updates": self.updates, "skipped_in_a_row": self.skipped_in_a_row, "kl": self.kl.state()}
-        (folder / "learner.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+        folder, leads = Path(folder), self.team.leads
+        self.policy.save(folder, self.engine.whole, keep=leads)
+        moments = self.engine.state(keep=leads)
+        if leads:
+            save_file(moments, folder / "optimizer.safetensors")
+            state = {"updates": self.updates, "skipped_in_a_row": self.skipped_in_a_row, "kl": self.kl.state()}
+            (folder / "learner.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+        self.team.gather(None)  # what the first worker writes is there when any of them returns
 
     def load(self, folder: str | Path) -> None:
-        """Continue from ``save``'s folder."""
+        """Continue from ``save``'s folder, whatever the number of workers then and now."""
         folder = Path(folder)
-        self.policy.load(folder)
+        self.policy.load(folder, self.engine.whole)
         self.engine.load_state(load_file(folder / "optimizer.safetensors"))
         state = json.loads((folder / "learner.json").read_text(encoding="utf-8"))
         self.updates, self.skipped_in_a_row = int(state["updates"]), int(state["skipped_in_a_row"])
@@ -263,36 +307,3 @@ def _repeatable() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before, warn_only=only_warn)
         memory.fill_uninitialized_memory = filling
-
-
-class _Tally:
-    """Sums over micro-batches, so that what is logged does not depend on the split."""
-
-    def __init__(self, kl: list[list[float]]):
-        self.loss = 0.0
-        self.kl = kl
-        self.sums: dict[str, tuple[float, int, float, float]] = {}
-
-    def add(self, name: str, values: Tensor) -> None:
-        if values.numel():
-            total, count, low, high = self.sums.get(name, (0.0, 0, float("inf"), float("-inf")))
-            self.sums[name] = (
-                total + float(values.double().sum()),
-                count + values.numel(),
-                min(low, float(values.min())),
-                max(high, float(values.max())),
-            )
-
-    def mean(self, name: str) -> float:
-        total, count, *_ = self.sums.get(name, (0.0, 0))
-        return total / count if count else 0.0
-
-    def metrics(self) -> dict[str, Any]:
-        out: dict[str, Any] = {"loss": self.loss}
-        for name, (_, count, low, high) in self.sums.items():
-            out[name] = self.mean(name)
-            if name in ("ratio", "logp_gap"):
-                out[f"{name}_min"], out[f"{name}_max"] = low, high
-            if name == "ratio":
-                out["reply_tokens_total"] = float(count)
-        return out
