@@ -1,28 +1,24 @@
-"""What a step's micro-batches add up to."""
+"""What a step logs: sums over micro-batches, updates and workers, so that it does not depend on the split."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
+import torch
 from torch import Tensor
 
+RANGED = ("ratio", "sampler_ratio", "logp_gap")
+"""Logged with their least and greatest value, before any clipping."""
 
-@dataclass
+
 class Tally:
-    """Sums over micro-batches and workers, so that what is logged does not depend on the split."""
+    def __init__(self) -> None:
+        self.sums: dict[str, tuple[float, int, float, float]] = {}
 
-    loss: float = 0.0
-    kl: dict[tuple[int, int], float] = field(default_factory=dict)
-    """Mean KL to the anchor, in nats a token, by (group, completion)."""
-    sums: dict[str, tuple[float, int, float, float]] = field(default_factory=dict)
-    """By name: sum, count, smallest, largest."""
-
+    @torch.no_grad()
     def add(self, name: str, values: Tensor) -> None:
         if values.numel():
-            sums = float(values.double().sum()), values.numel(), float(values.min()), float(values.max())
-            self._add(name, sums)
+            self._add(name, (float(values.double().sum()), values.numel(), float(values.min()), float(values.max())))
 
     def _add(self, name: str, sums: tuple[float, int, float, float]) -> None:
         total, count, low, high = self.sums.get(name, (0.0, 0, float("inf"), float("-inf")))
@@ -30,25 +26,23 @@ class Tally:
 
     @classmethod
     def merged(cls, tallies: Sequence[Tally]) -> Tally:
-        """Those of all workers as one."""
-        first, *others = tallies
-        for other in others:
-            first.loss += other.loss
-            first.kl |= other.kl
-            for name, sums in other.sums.items():
-                first._add(name, sums)
-        return first
+        """Those of several workers as one."""
+        if len(tallies) == 1:
+            return tallies[0]
+        out = cls()
+        for tally in tallies:
+            for name, sums in tally.sums.items():
+                out._add(name, sums)
+        return out
 
     def mean(self, name: str) -> float:
         total, count, *_ = self.sums.get(name, (0.0, 0))
         return total / count if count else 0.0
 
-    def metrics(self) -> dict[str, Any]:
-        out: dict[str, Any] = {"loss": self.loss}
-        for name, (_, count, low, high) in self.sums.items():
+    def metrics(self) -> dict[str, float]:
+        out: dict[str, float] = {}
+        for name, (_, _, low, high) in self.sums.items():
             out[name] = self.mean(name)
-            if name in ("ratio", "logp_gap"):
+            if name in RANGED:
                 out[f"{name}_min"], out[f"{name}_max"] = low, high
-            if name == "ratio":
-                out["reply_tokens_total"] = float(count)
         return out

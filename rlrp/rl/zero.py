@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from rlrp.errors import UserError
 from rlrp.rl.engines import MASTER, by_parameter
-from rlrp.rl.policy import Policy, Trunk
 from rlrp.rl.team import Team
+from rlrp.rl.trained import Trained, Trunk
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -38,20 +38,21 @@ class ZeroSettings:
 
 
 class ZeroEngine:
-    """AdamW over a policy's parameters, spread by DeepSpeed. It takes the policy's root over."""
+    """AdamW over the parameters of a policy or critic, spread by DeepSpeed. It takes their root over."""
 
-    def __init__(self, policy: Policy, settings: ZeroSettings, team: Team, learning_rate: float, device: str):
+    def __init__(self, trained: Trained, settings: ZeroSettings, team: Team, learning_rate: float, device: str):
         prepare(device)
         deepspeed = _deepspeed()
-        self.policy, self.settings, self.team = policy, settings, team
-        self.parameters = policy.parameters
+        self.trained, self.settings, self.team = trained, settings, team
+        self.parameters = trained.parameters
         self.low_precision = any(p.dtype != torch.float32 for p in self.parameters.values())
         config = deepspeed_config(settings, team, bfloat16=self.low_precision)
         if settings.stage == 3:
-            self._spread(policy.root, config, device)
+            self._spread(trained.root, config, device)
+        trained.device = torch.device(device)
         self.optimizer = _GuardedAdamW(self.parameters.values(), lr=learning_rate, weight_decay=0.0)
-        self.engine, *_ = deepspeed.initialize(model=policy.root, optimizer=self.optimizer, config=config)
-        policy.root = self.engine
+        self.engine, *_ = deepspeed.initialize(model=trained.root, optimizer=self.optimizer, config=config)
+        trained.root = self.engine
 
     @staticmethod
     def _spread(root: nn.Module, config: dict[str, Any], device: str) -> None:
@@ -59,8 +60,8 @@ class ZeroEngine:
         deepspeed = _deepspeed()
         for module in root.modules():
             if isinstance(module, Trunk):
-                model: Any = module.model
-                deepspeed.zero.register_external_parameter(module, model.get_output_embeddings().weight)
+                for parameter in module.borrowed:
+                    deepspeed.zero.register_external_parameter(module, parameter)
         deepspeed.zero.Init(module=root, config_dict_or_path=config)
         for buffer in root.buffers():
             buffer.data = buffer.data.to(device)
@@ -117,10 +118,10 @@ class ZeroEngine:
         for name, parameter in self.parameters.items():
             with self.whole([parameter]):
                 master = found[name].get(MASTER, parameter.detach().float()).clone()
-            safe_set_full_fp32_param(parameter, master.to(self.policy.device))
+            safe_set_full_fp32_param(parameter, master.to(self.trained.device))
             for kind in MOMENTS:
                 if kind in found[name]:
-                    safe_set_full_optimizer_state(parameter, found[name][kind].to(self.policy.device), kind)
+                    safe_set_full_optimizer_state(parameter, found[name][kind].to(self.trained.device), kind)
         for step in self._steps():
             step.fill_(max(steps, default=0.0))
 
@@ -131,7 +132,7 @@ class ZeroEngine:
     @torch.enable_grad()
     def _make_moments(self) -> None:
         """They come to be in a step; this one has no gradient and so moves nothing."""
-        self.engine.backward(self.policy.idle())
+        self.engine.backward(self.trained.idle())
         self.step(1.0)
 
 

@@ -18,6 +18,10 @@ class Group:
     prompt: Prompt
     completions: list[Completion]
     judgements: list[Judgement] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    """What each completion is worth in all: its judgement's total and its overlong punishment."""
+    overlong: list[float] = field(default_factory=list)
+    """The punishment of each completion's length, 0 or less; none where the run has no such punishment."""
     advantages: list[float] = field(default_factory=list)
     kl: list[float] = field(default_factory=list)
     equal: bool = False
@@ -31,4 +35,9 @@ class Group:
             tuple(completion.ids for completion in self.completions),
             tuple(completion.logps for completion in self.completions),
             tuple(self.advantages),
+            rewards=tuple(
+                ((max(0, len(completion.ids) - 1), reward),)
+                for completion, reward in zip(self.completions, self.rewards, strict=False)
+            ),
+            character=self.prompt.card_id,
         )

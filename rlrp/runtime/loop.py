@@ -9,17 +9,16 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from rlrp.algorithms import Baseline, Scale
 from rlrp.dialogue.types import Sample
 from rlrp.lm.adapters import AdapterState
 from rlrp.lm.prompts import Prompt
 from rlrp.lm.sampling import Completion, SampleRequest, SamplingSettings
 from rlrp.protocols import Judgement
 from rlrp.rl.learner import StepReport, TrainGroup, TrainingDiverged
-from rlrp.runtime.credit import set_advantages
+from rlrp.runtime.credit import CreditSettings, set_advantages
 from rlrp.runtime.groups import Group
 
 
@@ -47,8 +46,7 @@ class LoopSettings:
     group_size: int
     sampling: SamplingSettings
     seed: int = 0
-    baseline: Baseline = "group"
-    advantage_scale: Scale = "group"
+    credit: CreditSettings = field(default_factory=CreditSettings)
     checkpoint_every: int = 10
     max_logp_gap: float = 0.01
     """Nats a token (mean) between sampler and learner above which the sampler cannot be holding the policy."""
@@ -76,11 +74,13 @@ def train(
         with clock("judge"):
             for group, judgements in zip(groups, judges.judge([g.samples() for g in groups]), strict=True):
                 group.judgements = judgements
-        set_advantages(groups, settings.advantage_scale, settings.baseline)
+        set_advantages(groups, settings.credit)
         with clock("learn"):
             report = learner.step([group.training() for group in groups])
             for group, kl in zip(groups, report.kl, strict=True):
                 group.kl = kl
+            for group, advantages in zip(groups, report.advantages, strict=False):
+                group.advantages = advantages
         with clock("sync"):
             rollouts.sync(*learner.weights())
         log.write(step, groups, report, clock.seconds)

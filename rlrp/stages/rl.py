@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rlrp.algorithms import ALGORITHMS
 from rlrp.cards import CharacterCard
-from rlrp.config import Config, WorkerConfig, fingerprint
+from rlrp.config import Config, CriticConfig, WorkerConfig, fingerprint
 from rlrp.dialogue import Message, UserPrompt, read_dialogues, resolve
 from rlrp.errors import UserError
 from rlrp.lm.chat import ChatFormat
@@ -19,9 +19,12 @@ from rlrp.lm.prompts import Prompt, make_prompt
 from rlrp.lm.sampling import SamplingSettings
 from rlrp.lm.scoring import TokenGroup
 from rlrp.protocols import Reward, Totals
+from rlrp.rl.correction import CorrectionSettings
+from rlrp.rl.critic import CriticSettings
 from rlrp.rl.learner import LearnerSettings
 from rlrp.rl.order import CARDS, USER_PROMPTS, shuffled
 from rlrp.runtime import checkpoints, cluster
+from rlrp.runtime.credit import CreditSettings, Overlong
 from rlrp.runtime.loop import LoopSettings, train
 from rlrp.runtime.records import RunLog
 from rlrp.runtime.totals import DriverTotals
@@ -68,15 +71,22 @@ def learner_settings(config: Config, model: str, general: Sequence[TokenGroup] =
         learning_rate=rl.learning_rate,
         warmup_steps=rl.warmup_steps,
         max_grad_norm=rl.max_grad_norm,
+        epochs=rl.epochs,
+        minibatches=rl.minibatches,
         aggregate=algorithm.aggregate,
         surrogate=algorithm.surrogate,
         ratio=algorithm.ratio,
         clip_low=rl.clip_low,
         clip_high=rl.clip_high,
+        baseline=algorithm.baseline,
+        advantage_scale=rl.advantage_scale,
+        critic=critic_settings(rl.critic) if algorithm.critic else None,
+        correction=CorrectionSettings(**rl.correction.model_dump()),
         temperature=rl.temperature,
         max_new_tokens=rl.max_new_tokens,
         token_budget=rl.token_budget,
         share_prefix=config.lm.share_prefix,
+        kl_place=rl.kl.place,
         kl_coef=rl.kl.coef,
         kl_target=rl.kl.target,
         kl_gain=rl.kl.gain,
@@ -88,6 +98,14 @@ def learner_settings(config: Config, model: str, general: Sequence[TokenGroup] =
         dtype=rl.dtype,
         device=_device(config.cluster.learner),
         threads=_threads(config.cluster.learner),
+    )
+
+
+def critic_settings(critic: CriticConfig) -> CriticSettings:
+    return CriticSettings(
+        model=critic.model,
+        lora=lora_settings(critic.lora),
+        **critic.model_dump(include={"learning_rate", "warmup_steps", "value_clip", "gamma", "lam"}),
     )
 
 
@@ -167,14 +185,21 @@ def train_rl(
             totals.load_state(found[1].get("totals", {}))
         save = partial(_checkpoint, run.absolute(), learner, totals, settings, reward_hash, rl.keep_checkpoints)
         judged = DriverTotals(judges, totals)
-        train(loop_settings(config), order, rollouts, judged, learner, log, save, start)
+        train(loop_settings(config, totals.weights()), order, rollouts, judged, learner, log, save, start)
     finally:
         log.close()
         cluster.disconnect()
     return run / "checkpoints" / "last"
 
 
-def loop_settings(config: Config) -> LoopSettings:
+def credit_settings(config: Config, term_weights: Mapping[str, float]) -> CreditSettings:
+    rl = config.rl
+    overlong = Overlong(rl.max_new_tokens, rl.overlong.buffer, rl.overlong.penalty) if rl.overlong else None
+    return CreditSettings(ALGORITHMS[rl.algorithm].baseline, rl.advantage_scale, dict(term_weights), overlong)
+
+
+def loop_settings(config: Config, term_weights: Mapping[str, float]) -> LoopSettings:
+    """How the loop runs; ``term_weights`` are those of the reward's terms in its total."""
     rl = config.rl
     sampling = SamplingSettings(max_new_tokens=rl.max_new_tokens, temperature=rl.temperature)
     # Merged and unmerged adapters round differently, in bfloat16 visibly so.
@@ -184,8 +209,7 @@ def loop_settings(config: Config) -> LoopSettings:
         group_size=rl.group_size,
         sampling=sampling,
         seed=config.seed,
-        baseline=ALGORITHMS[rl.algorithm].baseline,
-        advantage_scale=rl.advantage_scale,
+        credit=credit_settings(config, term_weights),
         checkpoint_every=rl.checkpoint_every,
         max_logp_gap=gap,
     )

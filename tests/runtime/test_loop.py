@@ -17,7 +17,7 @@ from rlrp.lm.prompts import Prompt
 from rlrp.lm.sampling import Completion, SampleRequest, SamplingSettings
 from rlrp.protocols import Judgement
 from rlrp.rl.learner import StepReport, TrainGroup, TrainingDiverged
-from rlrp.runtime.credit import set_advantages
+from rlrp.runtime.credit import CreditSettings, set_advantages
 from rlrp.runtime.groups import Group
 from rlrp.runtime.loop import LoopSettings, completion_seeds, train
 
@@ -153,7 +153,7 @@ def test_the_algorithms_baseline_and_scale_reach_the_advantages(
     baseline: Any, scale: Any, expected: list[list[float]]
 ) -> None:
     groups = [judged([0.0, 2.0]), judged([2.0, 6.0])]
-    set_advantages(groups, scale, baseline)
+    set_advantages(groups, CreditSettings(baseline, scale))
     for group, row in zip(groups, expected, strict=True):
         assert group.advantages == pytest.approx(row, rel=1e-3)
 
@@ -167,7 +167,7 @@ def test_a_missing_group_is_noticed() -> None:
 
 def test_equal_rewards_give_no_advantage_and_are_marked() -> None:
     groups = [judged([0.3, 0.3, 0.3]), judged([0.0, 1.0, 2.0])]
-    set_advantages(groups, "group")
+    set_advantages(groups, CreditSettings())
     assert groups[0].advantages == pytest.approx([0, 0, 0], abs=1e-9)
     assert groups[1].advantages == pytest.approx([-1 / 1.0001, 0, 1 / 1.0001])
     assert [group.equal for group in groups] == [True, False]
