@@ -56,7 +56,7 @@ class ValueHead(nn.Module):
 
     def forward(self, hidden_SC: Tensor) -> Tensor:
         """A value [S] for each hidden state."""
-        value_S: Tensor = hidden_SC.float() @ self.weight / len(self.weight) ** 0.5 + self.bias
+        value_S: Tensor = hidden_SC.float() @ self.weight.float() / len(self.weight) ** 0.5 + self.bias.float()
         return value_S
 
 

@@ -117,8 +117,7 @@ def test_the_critic_changes_nothing_that_the_policy_says(settings: LearnerSettin
         found = []
         for one in (learner, alone):
             own = token_logprobs(one.policy.model, groups, temperature=TEMPERATURE).logp
-            with one.policy.anchor() as model:
-                found.append((own, token_logprobs(model, groups).logp))
+            found.append((own, one.policy.with_anchor(lambda model: token_logprobs(model, groups).logp)))
         assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
         with learner.critic.active():
             learner.critic.values(groups).sum().backward()
