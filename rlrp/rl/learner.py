@@ -1,7 +1,7 @@
 """The learner: a LoRA policy, its anchor (the same model with the adapter off) and one optimizer step per batch.
 
 Left out here: a critic (baselines come from the rewards) and several updates per batch.
-Shapes: B completions, S tokens of all completions of a micro-batch end to end.
+Shapes: B completions, S tokens that the policy said in all completions of a micro-batch, end to end.
 """
 
 from __future__ import annotations
@@ -70,12 +70,21 @@ class LearnerSettings:
 
 @dataclass(frozen=True)
 class TrainGroup:
-    """A prompt and its completions with the sampler's log-probabilities and the advantages."""
+    """A prompt and its completions with the sampler's log-probabilities and the advantages.
+
+    ``spoken`` says per completion and token whether the policy said it; empty: all. Only those are trained on, counted
+    and logged, the others (a simulated user's) are read.
+    """
 
     prompt: tuple[int, ...]
     completions: tuple[tuple[int, ...], ...]
     logps: tuple[tuple[float, ...], ...]
     advantages: tuple[float, ...]
+    spoken: tuple[tuple[bool, ...], ...] = ()
+
+    def said(self, completion: int) -> tuple[bool, ...]:
+        """Of one completion, token by token."""
+        return self.spoken[completion] if self.spoken else (True,) * len(self.completions[completion])
 
 
 @dataclass
@@ -118,7 +127,7 @@ class Learner:
         settings = self.settings
         # Dropout, if any, is a function of seed and step, so that a resumed run repeats it.
         torch.manual_seed(settings.seed * 1_000_003 + self.updates)
-        lengths = torch.tensor([len(c) for g in groups for c in g.completions])
+        lengths = torch.tensor([sum(g.said(c)) for g in groups for c in range(len(g.completions))])
         if int(lengths.sum()) == 0:
             raise TrainingDiverged("every completion of the batch is empty")
         weights = token_weights(lengths, settings.aggregate, max_tokens=settings.max_new_tokens).split(lengths.tolist())
@@ -156,13 +165,14 @@ class Learner:
     ) -> None:
         settings = self.settings
         device = self.policy.device
-        counts = [len(groups[g].completions[c]) for g, c in places]
+        said = torch.tensor([own for g, c in places for own in groups[g].said(c)], dtype=torch.bool, device=device)
+        counts = [sum(groups[g].said(c)) for g, c in places]
         if not any(counts):
             return  # empty completions alone: nothing to learn from
-        old = torch.tensor([x for g, c in places for x in groups[g].logps[c]], device=device)
+        old = torch.tensor([x for g, c in places for x in groups[g].logps[c]], device=device)[said]
         advantage = torch.tensor([groups[g].advantages[c] for g, c in places]).repeat_interleave(torch.tensor(counts))
-        reference = self._reference(pack) if settings.kl_coef > 0 else None
-        logp = token_logprobs(self.policy.model, pack, temperature=settings.temperature).logp
+        reference = self._reference(pack, said) if settings.kl_coef > 0 else None
+        logp = token_logprobs(self.policy.model, pack, temperature=settings.temperature, only=said).logp
         kl = None
         if reference is not None:
             kl = kl_estimate(logp, reference, settings.kl_estimator, old_logp=old)
@@ -203,9 +213,9 @@ class Learner:
             tally.loss += float(loss.detach())
             tally.add("general_kl", kl.detach())
 
-    def _reference(self, pack: list[TokenGroup]) -> Tensor:
+    def _reference(self, pack: list[TokenGroup], said: Tensor) -> Tensor:
         with self.policy.anchor() as model:
-            return token_logprobs(model, pack, temperature=self.settings.temperature).logp
+            return token_logprobs(model, pack, temperature=self.settings.temperature, only=said).logp
 
     def _check_first_step(self, tally: _Tally) -> None:
         """Before the first update policy, sampler and anchor are one model; if they are not, nothing else matters."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
-from rlrp.dialogue.types import Sample
+from rlrp.dialogue.types import Message, Sample
 from rlrp.lm.prompts import Prompt
 from rlrp.lm.sampling import Completion
 from rlrp.protocols import Judgement
@@ -18,17 +20,72 @@ class Group:
     prompt: Prompt
     completions: list[Completion]
     judgements: list[Judgement] = field(default_factory=list)
+    """One a completion."""
+    turn_totals: list[list[float | None]] = field(default_factory=list)
+    """Of completions that are conversations, what each reply was given; None: not judged."""
     advantages: list[float] = field(default_factory=list)
     kl: list[float] = field(default_factory=list)
     equal: bool = False
 
     def samples(self) -> list[Sample]:
-        return [self.prompt.sample(c.text, finished=c.finish == "stop") for c in self.completions]
+        """What is to be judged: a completion, or those of its replies that are."""
+        return [
+            sample
+            for completion in self.completions
+            for at, sample in enumerate(self.replies(completion))
+            if not completion.turns or completion.turns[at].judged
+        ]
+
+    def replies(self, completion: Completion) -> list[Sample]:
+        """Each reply of a completion with all that was said before it; one that is no conversation has one."""
+        if not completion.turns:
+            return [self.prompt.sample(completion.text, finished=completion.finish == "stop")]
+        said, found = list(self.prompt.messages), []
+        for turn in completion.turns:
+            said += [Message("user", turn.user)] if turn.user else []
+            found.append(Sample(self.prompt.card, tuple(said), turn.reply, turn.finished))
+            said.append(Message("assistant", turn.reply))
+        return found
+
+    def take(self, judgements: Sequence[Judgement]) -> None:
+        """Keep what was said of ``samples``; a completion of which several replies were judged gets their mean."""
+        left = iter(judgements)
+        self.judgements, self.turn_totals = [], []
+        for completion in self.completions:
+            given = [next(left) if turn.judged else None for turn in completion.turns] or [next(left)]
+            self.judgements.append(mean_judgement([judgement for judgement in given if judgement is not None]))
+            self.turn_totals.append([None if judgement is None else judgement.total for judgement in given])
 
     def training(self) -> TrainGroup:
+        masked = any(completion.spoken is not None for completion in self.completions)
         return TrainGroup(
             self.prompt.ids,
             tuple(completion.ids for completion in self.completions),
             tuple(completion.logps for completion in self.completions),
             tuple(self.advantages),
+            tuple(c.spoken or (True,) * len(c.ids) for c in self.completions) if masked else (),
         )
+
+
+def mean_judgement(judgements: Sequence[Judgement]) -> Judgement:
+    """The verdict on a conversation of which several replies were judged.
+
+    Total, terms and parts are means of those that have the value; reasons are all of them, each with the place of its
+    reply among the judged; spans, which are places in a text, are those of the last reply's.
+    """
+    if len(judgements) == 1:
+        return judgements[0]
+    terms: dict[str, float | None] = {}
+    for name in judgements[0].terms:
+        values = [value for j in judgements if (value := j.terms[name]) is not None]
+        terms[name] = fmean(values) if values else None
+    reasons: dict[str, tuple[str, ...]] = {}
+    numbers: dict[str, dict[str, list[float]]] = {}
+    for place, judgement in enumerate(judgements, start=1):
+        for name, lines in judgement.reasons.items():
+            reasons[name] = reasons.get(name, ()) + tuple(f"reply {place}: {line}" for line in lines)
+        for name, parts in judgement.parts.items():
+            for part, value in parts.items():
+                numbers.setdefault(name, {}).setdefault(part, []).append(value)
+    parts_of = {name: {part: fmean(values) for part, values in parts.items()} for name, parts in numbers.items()}
+    return Judgement(fmean(j.total for j in judgements), terms, reasons, parts_of, judgements[-1].spans)

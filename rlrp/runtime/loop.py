@@ -70,12 +70,12 @@ def train(
         clock = _Clock()
         with clock("sample"):
             prompts = prompts_at(step)
-            requests = [SampleRequest(p.ids, completion_seeds(settings, step, i)) for i, p in enumerate(prompts)]
+            requests = [SampleRequest(p.ids, completion_seeds(settings, step, i), p) for i, p in enumerate(prompts)]
             completions = rollouts.sample(requests, settings.sampling)
             groups = [Group(p, c) for p, c in zip(prompts, completions, strict=True)]
         with clock("judge"):
             for group, judgements in zip(groups, judges.judge([g.samples() for g in groups]), strict=True):
-                group.judgements = judgements
+                group.take(judgements)
         set_advantages(groups, settings.advantage_scale, settings.baseline)
         with clock("learn"):
             report = learner.step([group.training() for group in groups])

@@ -9,10 +9,12 @@ import torch
 
 from rlrp.dialogue.types import Sample
 from rlrp.lm.adapters import AdapterState, LoraSettings, MergedAdapter
-from rlrp.lm.load import load_model
+from rlrp.lm.load import LanguageModel, load_model
 from rlrp.lm.sampling import Completion, Sampler, SampleRequest, SamplingSettings
 from rlrp.lm.self_check import use_shared_prefix
 from rlrp.protocols import Judgement, Reward
+from rlrp.runtime.episodes import Episodes, EpisodeSettings
+from rlrp.runtime.users import Engine, ModelUser, Script, ScriptedUser, User, UserModel
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class RolloutSettings:
     dtype: str = "float32"
     device: str = "cpu"
     threads: int | None = None
+    episodes: EpisodeSettings | None = None
+    """null: a completion is one reply."""
 
 
 class RolloutWorker:
@@ -32,16 +36,13 @@ class RolloutWorker:
     def __init__(self, settings: RolloutSettings):
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        lm = load_model(
-            settings.model,
-            chat_template=settings.chat_template,
-            dtype=getattr(torch, settings.dtype),
-            device=settings.device,
-        )
-        if settings.share_prefix:
-            use_shared_prefix(lm.model)
+        lm = _load(settings, settings.model, settings.chat_template)
         self.adapter = MergedAdapter(lm.model, settings.lora.scaling)
         self.sampler = Sampler(lm)
+        self.engine: Engine = self.sampler
+        if (episodes := settings.episodes) is not None:
+            user = _user(settings, episodes.user)
+            self.engine = Episodes(episodes.turns, episodes.judge, self.sampler, lm.chat, lm.context, user)
 
     def load_adapter(self, state: AdapterState) -> str:
         """Take new weights; the checksum of what is held now goes back to whoever sent them."""
@@ -49,7 +50,23 @@ class RolloutWorker:
         return self.adapter.load(state)
 
     def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[list[Completion]]:
-        return self.sampler.sample(requests, settings)
+        return self.engine.sample(requests, settings)
+
+
+def _load(settings: RolloutSettings, model: str, chat_template: str | None) -> LanguageModel:
+    dtype = getattr(torch, settings.dtype)
+    lm = load_model(model, chat_template=chat_template, dtype=dtype, device=settings.device)
+    if settings.share_prefix:
+        use_shared_prefix(lm.model)
+    return lm
+
+
+def _user(settings: RolloutSettings, user: Script | UserModel) -> User:
+    """A user model lies beside the policy; its weights are its own, and never change."""
+    if isinstance(user, Script):
+        return ScriptedUser(user)
+    lm = _load(settings, user.model, user.chat_template)
+    return ModelUser(user, Sampler(lm), lm.chat, lm.context)
 
 
 class RewardWorker:
