@@ -34,6 +34,17 @@ class EpisodeSettings:
     judge: Judged = "last"
 
 
+def most_tokens(settings: EpisodeSettings, chat: ChatFormat, max_new_tokens: int) -> int:
+    """The longest completion that an episode can be, in the policy's tokens; a user model's are taken for as many."""
+    user = settings.user
+    roles: tuple[Role, ...] = ("system", "user", "assistant")
+    if isinstance(user, Script):
+        longest = max(len(chat.encode_turn(roles, line)) for e in user.entries for line in (e.text, *e.then))
+    else:
+        longest = len(chat.encode_turn(roles, "")) + user.max_new_tokens
+    return settings.turns * max_new_tokens + (settings.turns - 1) * longest
+
+
 class Episodes:
     """Plays episodes with an engine that samples for the policy; itself such an engine, of whole conversations.
 

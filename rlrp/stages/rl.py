@@ -22,10 +22,12 @@ from rlrp.protocols import Reward, Totals
 from rlrp.rl.learner import LearnerSettings
 from rlrp.rl.order import CARDS, USER_PROMPTS, shuffled
 from rlrp.runtime import checkpoints, cluster
+from rlrp.runtime.episodes import EpisodeSettings, most_tokens
 from rlrp.runtime.loop import LoopSettings, train
 from rlrp.runtime.records import RunLog
 from rlrp.runtime.totals import DriverTotals
 from rlrp.runtime.workers import RolloutSettings
+from rlrp.stages.episodes import episode_settings
 from rlrp.stages.sft import lora_settings
 
 
@@ -74,7 +76,7 @@ def learner_settings(config: Config, model: str, general: Sequence[TokenGroup] =
         clip_low=rl.clip_low,
         clip_high=rl.clip_high,
         temperature=rl.temperature,
-        max_new_tokens=rl.max_new_tokens,
+        max_new_tokens=rl.max_new_tokens * (rl.episodes.turns if rl.episodes else 1),
         token_budget=rl.token_budget,
         share_prefix=config.lm.share_prefix,
         kl_coef=rl.kl.coef,
@@ -110,16 +112,19 @@ def rl_fingerprint(config: Config, model: str, reward_hash: str) -> str:
     return fingerprint(rl, config.data, config.seed, model, reward_hash)
 
 
-def check_context(prompts: PromptOrder, steps: int, max_new_tokens: int, context: int) -> None:
-    """Refuse, before anything starts, a prompt that leaves no room for its reply."""
+def check_context(
+    prompts: PromptOrder, steps: int, max_new_tokens: int, context: int, episodes: EpisodeSettings | None = None
+) -> None:
+    """Refuse, before anything starts, a prompt that leaves no room for its reply, or for those of all its turns."""
+    room = most_tokens(episodes, prompts.chat, max_new_tokens) if episodes else max_new_tokens
+    what = f"{episodes.turns} turns of" if episodes else "a reply of"
     for step in range(min(steps, len(prompts.prompts))):
         for prompt in prompts(step):
-            if len(prompt.ids) + max_new_tokens > context:
+            if len(prompt.ids) + room > context:
                 raise UserError(
-                    f"card {prompt.card_id!r} makes a prompt of {len(prompt.ids)} tokens; with a reply of "
-                    f"{max_new_tokens} it exceeds the model's context of {context}: shorten the card or lower the "
-                    "reply's length",
-                    place="rl.max_new_tokens",
+                    f"card {prompt.card_id!r} makes a prompt of {len(prompt.ids)} tokens; with {what} {room} it exceeds "
+                    f"the model's context of {context}: shorten the card or lower the reply's length",
+                    place="rl.episodes.turns" if episodes else "rl.max_new_tokens",
                 )
 
 
@@ -147,14 +152,15 @@ def train_rl(
         return found[0]
     tokenizer = load_tokenizer(model, chat_template=config.chat_template)
     order = PromptOrder(ChatFormat(tokenizer), cards, prompts, per_step=rl.prompts, seed=config.seed)
-    check_context(order, rl.steps, rl.max_new_tokens, _context(model))
+    episodes = episode_settings(config)
+    check_context(order, rl.steps, rl.max_new_tokens, _context(model), episodes)
     cluster.connect()
     log = RunLog(run, start, show)
     try:
         general = general_pairs(config, ChatFormat(tokenizer))
         learner = cluster.RemoteLearner(learner_settings(config, model, general), _placement(config.cluster.learner))
         rollouts = cluster.Rollouts(
-            _rollout_settings(config, model), _placement(config.cluster.rollout), config.cluster.max_restarts
+            _rollout_settings(config, model, episodes), _placement(config.cluster.rollout), config.cluster.max_restarts
         )
         judges = cluster.Judges(
             build_reward,
@@ -198,7 +204,7 @@ def _checkpoint(
     checkpoints.save_checkpoint(run, step, learner.save, state, keep=keep)
 
 
-def _rollout_settings(config: Config, model: str) -> RolloutSettings:
+def _rollout_settings(config: Config, model: str, episodes: EpisodeSettings | None) -> RolloutSettings:
     return RolloutSettings(
         model=model,
         chat_template=config.chat_template,
@@ -207,6 +213,7 @@ def _rollout_settings(config: Config, model: str) -> RolloutSettings:
         dtype=config.rl.dtype,
         device=_device(config.cluster.rollout),
         threads=_threads(config.cluster.rollout),
+        episodes=episodes,
     )
 
 
