@@ -159,9 +159,8 @@ class UserConfig(Settings):
     chat_template: str | None = None
     """For a model without a template of its own, as ``chat_template``."""
     personas: str | None = None
-    """A text file of who the model may be, a paragraph each, with the macros of cards (``{{char}}``, ``{{user}}``); one is
-    drawn for each prompt. null takes those that come with rlrp (``builtin:users/en.txt``, ``builtin:users/zh.txt``) by the
-    card's language."""
+    """A text file of who the model may be, a paragraph each, with the macros of cards (``{{char}}``, ``{{user}}``); one
+    is drawn for each prompt. null takes ``builtin:users/en.txt`` or ``builtin:users/zh.txt`` by the card's language."""
     temperature: float = Field(0.9, ge=0)
     max_new_tokens: int = Field(48, ge=1)
     """The model's longest line in tokens; one that is longer is broken off there."""
@@ -170,10 +169,10 @@ class UserConfig(Settings):
     def _one_of_the_two(self) -> UserConfig:
         if (self.script is None) == (self.model is None):
             got = "both" if self.script else "neither"
-            raise ValueError(f"rl.episodes.user: got {got}, expected one of script and model")
+            raise ValueError(f"got {got}, expected one of script and model")
         for name in ("chat_template", "personas", "temperature", "max_new_tokens"):
             if self.script is not None and getattr(self, name) != UserConfig.model_fields[name].default:
-                raise ValueError(f"rl.episodes.user.{name} is a user model's; a script has no use for it")
+                raise ValueError(f"{name} is a user model's; a script has no use for it")
         return self
 
 

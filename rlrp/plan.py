@@ -152,6 +152,7 @@ def _rl_lines(config: Config) -> None:
     prompt_tokens = sum(rendered) / len(rendered) + 25
     replies = rl.prompts * rl.group_size
     longest = _episode_tokens(rl.episodes, rl.max_new_tokens) if rl.episodes else rl.max_new_tokens
+    what = "conversation" if rl.episodes else "reply"
     shared = rl.prompts * (prompt_tokens + rl.group_size * longest)
     plain = replies * (prompt_tokens + longest)
     print(f"rl:     {len(cards)} characters, {len(prompts)} user prompts; {rl.steps} steps of {rl.algorithm}")
@@ -159,7 +160,7 @@ def _rl_lines(config: Config) -> None:
     if rl.episodes:
         _episode_lines(rl.episodes)
     print(
-        f"        about {prompt_tokens:.0f} tokens a prompt, at most {longest} a {'talk' if rl.episodes else 'reply'}: at most "
+        f"        about {prompt_tokens:.0f} tokens a prompt, at most {longest} a {what}: at most "
         f"{shared:,.0f} tokens a step with each prompt once ({plain:,.0f} without), {shared * rl.steps:,.0f} in all"
     )
     print(

@@ -122,8 +122,8 @@ def check_context(
         for prompt in prompts(step):
             if len(prompt.ids) + room > context:
                 raise UserError(
-                    f"card {prompt.card_id!r} makes a prompt of {len(prompt.ids)} tokens; with {what} {room} it exceeds "
-                    f"the model's context of {context}: shorten the card or lower the reply's length",
+                    f"card {prompt.card_id!r} makes a prompt of {len(prompt.ids)} tokens; with {what} {room} it "
+                    f"exceeds the model's context of {context}: shorten the card or lower the reply's length",
                     place="rl.episodes.turns" if episodes else "rl.max_new_tokens",
                 )
 
