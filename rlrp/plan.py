@@ -191,8 +191,8 @@ def _episode_lines(episodes: EpisodesConfig) -> None:
         who = (
             f"{user.model} ({', '.join(f'{len(found)} personas in {name}' for name, found in personas(user).items())})"
         )
-    judged = "its last reply is judged" if episodes.judge == "last" else "each of its replies is judged"
-    print(f"        each a conversation of at most {episodes.turns} replies with {who}; {judged}")
+    judged = "the last is judged" if episodes.judge == "last" else "each is judged"
+    print(f"        each the first of at most {episodes.turns} in a conversation with {who}; {judged}")
 
 
 def _placement_lines(config: Config) -> None:
