@@ -48,7 +48,14 @@ class Group:
         return found
 
     def take(self, judgements: Sequence[Judgement]) -> None:
-        """Keep what was said of ``samples``; a completion of which several replies were judged gets their mean."""
+        """Keep what was said of ``samples``; a completion of which several replies were judged gets their mean.
+
+        Raises:
+            ValueError: there is not one judgement a sample.
+        """
+        wanted = sum(sum(turn.judged for turn in c.turns) or 1 for c in self.completions)
+        if len(judgements) != wanted:
+            raise ValueError(f"got {len(judgements)} judgements for {wanted} samples")
         left = iter(judgements)
         self.judgements, self.turn_totals = [], []
         for completion in self.completions:

@@ -117,12 +117,12 @@ def check_context(
 ) -> None:
     """Refuse, before anything starts, a prompt that leaves no room for its reply, or for those of all its turns."""
     room = most_tokens(episodes, prompts.chat, max_new_tokens) if episodes else max_new_tokens
-    what = f"{episodes.turns} turns of" if episodes else "a reply of"
+    what = f"{episodes.turns} turns of {room} tokens in all" if episodes else f"a reply of {room}"
     for step in range(min(steps, len(prompts.prompts))):
         for prompt in prompts(step):
             if len(prompt.ids) + room > context:
                 raise UserError(
-                    f"card {prompt.card_id!r} makes a prompt of {len(prompt.ids)} tokens; with {what} {room} it "
+                    f"card {prompt.card_id!r} makes a prompt of {len(prompt.ids)} tokens; with {what} it "
                     f"exceeds the model's context of {context}: shorten the card or lower the reply's length",
                     place="rl.episodes.turns" if episodes else "rl.max_new_tokens",
                 )
