@@ -20,7 +20,7 @@ class Group:
     prompt: Prompt
     completions: list[Completion]
     judgements: list[Judgement] = field(default_factory=list)
-    """One a completion."""
+    """One a completion; before their totals are made, one a sample."""
     turn_totals: list[list[float | None]] = field(default_factory=list)
     """Of completions that are conversations, what each reply was given; None: not judged."""
     advantages: list[float] = field(default_factory=list)

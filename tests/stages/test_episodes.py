@@ -104,8 +104,8 @@ def test_the_resolved_settings_load_again(tmp_path: Path) -> None:
 def test_the_context_must_hold_all_turns(tmp_path: Path) -> None:
     chat = ChatFormat(byte_tokenizer(CHATML))
     cards = {"ada": CharacterCard(name="Ada", description="A clockmaker.")}
-    order = PromptOrder(chat, cards, [UserPrompt("a", "", "hello")], per_step=1, seed=0)
-    prompt = len(order(0)[0].ids)
+    order = PromptOrder(chat, cards, [UserPrompt("a", "", "hello")], seed=0)
+    prompt = len(order(0).ids)
     episodes = episode_settings(configured(tmp_path, f"{{turns: 3, user: {{script: {script_file(tmp_path)}}}}}"))
     # Three replies of 20, and twice the longest line with what the template puts around it.
     room = 3 * 20 + 2 * len(chat.encode_turn(["system", "user", "assistant"], "who are you"))
