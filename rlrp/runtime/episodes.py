@@ -20,7 +20,7 @@ from typing import Literal
 from rlrp.dialogue import Message, Role
 from rlrp.lm.chat import ChatFormat
 from rlrp.lm.sampling import Completion, SampleRequest, SamplingSettings, Turn
-from rlrp.runtime.users import Engine, Script, Talk, User, UserModel, derived_seed
+from rlrp.runtime.users import Samples, Script, Talk, User, UserModel, derived_seed
 
 Judged = Literal["last", "every"]
 
@@ -51,7 +51,7 @@ class Episodes:
     What is said in an episode is a function of the completion's seed and the turn, whatever else is sampled with it.
     """
 
-    def __init__(self, turns: int, judge: Judged, engine: Engine, chat: ChatFormat, context: int, user: User):
+    def __init__(self, turns: int, judge: Judged, engine: Samples, chat: ChatFormat, context: int, user: User):
         self.turns, self.judge = turns, judge
         self.engine, self.chat, self.context, self.user = engine, chat, context, user
 

@@ -19,8 +19,8 @@ from rlrp.lm.prompts import Prompt
 from rlrp.lm.sampling import Completion, SampleRequest, SamplingSettings
 
 
-class Engine(Protocol):
-    """Whatever samples: ours, or another."""
+class Samples(Protocol):
+    """Whatever samples: an engine, or a sampler of ours without one."""
 
     def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[list[Completion]]: ...
 
@@ -130,7 +130,7 @@ class ModelUser:
     What it said stays the tokens that it sampled; what the policy said reaches it as text, in letters alone.
     """
 
-    def __init__(self, settings: UserModel, engine: Engine, chat: ChatFormat, context: int):
+    def __init__(self, settings: UserModel, engine: Samples, chat: ChatFormat, context: int):
         self.settings, self.engine, self.chat, self.context = settings, engine, chat, context
         self.sampling = SamplingSettings(max_new_tokens=settings.max_new_tokens, temperature=settings.temperature)
 

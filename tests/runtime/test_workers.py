@@ -53,9 +53,9 @@ def test_a_worker_plays_episodes_with_a_user_model_beside_the_policy(tiny_folder
     user = UserModel(tiny_folder, personas, temperature=0.0, max_new_tokens=3)  # type: ignore[arg-type]
     settings = RolloutSettings(tiny_folder, lora=LORA, share_prefix=share_prefix, episodes=EpisodeSettings(2, user))
     worker = RolloutWorker(settings)
-    assert isinstance(worker.engine, Episodes)
+    assert isinstance(worker.sampler, Episodes)
     # Any token ends a reply, so that every episode goes on.
-    worker.engine.chat.stop_ids = frozenset(range(VOCABULARY))
+    worker.sampler.chat.stop_ids = frozenset(range(VOCABULARY))
     lm = load_model(tiny_folder)
     use_shared_prefix(lm.model)
     policy = add_lora(lm.model, LORA, seed=0)
