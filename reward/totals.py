@@ -113,6 +113,10 @@ class Totals:
             for rows in zip(judgements, totals, caps, strict=True)
         ]
 
+    def weights(self) -> dict[str, float]:
+        """Each term's weight in the total; 0 for one that is only logged."""
+        return {name: weight for name, weight, _ in self.terms}
+
     def alone(self) -> Totals:
         """The same for samples without a group or a history: ``character`` and ``running`` have nothing to compare with
         and leave the value as it is, ``group`` finds no deviation in a group of one."""

@@ -64,6 +64,10 @@ class Totals(Protocol):
         """The judgements with totals made from their terms."""
         ...
 
+    def weights(self) -> dict[str, float]:
+        """Each term's weight in the total; 0 for one that is only logged."""
+        ...
+
     def state(self) -> dict[str, Any]:
         """What it remembers, as plain JSON, for a checkpoint."""
         ...

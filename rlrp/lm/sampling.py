@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -99,9 +100,16 @@ class Completion:
     turns: tuple[Turn, ...] = ()
 
     @property
+    def reply_tokens(self) -> list[int]:
+        """How many tokens each reply has."""
+        if self.spoken is None:
+            return [len(self.ids)]
+        return [sum(self.spoken[start:end]) for start, end in pairwise([0, *(turn.end for turn in self.turns)])]
+
+    @property
     def spoken_tokens(self) -> int:
         """How many tokens the policy sampled."""
-        return len(self.ids) if self.spoken is None else sum(self.spoken)
+        return sum(self.reply_tokens)
 
 
 class Sampler:

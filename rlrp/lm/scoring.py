@@ -61,20 +61,15 @@ def token_logprobs(
     *,
     temperature: float = 1.0,
     entropy: bool = False,
-    only: Tensor | None = None,
 ) -> TokenScores:
     """Log-probabilities of every completion token given its prompt, at a sampling temperature.
 
     Gradients flow to whatever parameters require them; wrap in ``torch.no_grad`` for scoring alone. Empty
     completions contribute no tokens. Each prompt is computed once where ``use_shared_prefix`` switched the model.
-    ``only``, a bool per completion token, leaves the others unscored: they are read, and their vocabulary is not
-    projected.
     """
     hidden_SC = completion_hidden(model, groups)
     head, cap = output_head(model)
     targets_S = torch.tensor([t for g in groups for c in g.completions for t in c], device=hidden_SC.device)
-    if only is not None and not bool(only.all()):
-        hidden_SC, targets_S = hidden_SC[only], targets_S[only]
     return project(hidden_SC, head, targets_S, temperature=temperature, entropy=entropy, softcap=cap)
 
 

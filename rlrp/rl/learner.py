@@ -1,6 +1,7 @@
-"""The learner: a LoRA policy, its anchor (the same model with the adapter off) and one optimizer step per batch.
+"""The learner: a LoRA policy, its anchor (the same model with the adapter off), for PPO a critic, and a step's updates.
 
-Left out here: a critic (baselines come from the rewards) and several updates per batch.
+A step looks at its whole batch first (the anchor's log-probabilities, the critic's values), makes advantages where that
+takes what it saw, and then goes over the batch in updates, each over micro-batches.
 Shapes: B completions, S tokens that the policy said in all completions of a micro-batch, end to end.
 """
 
@@ -8,24 +9,35 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rlrp.algorithms import Aggregate, Ratio, Surrogate
+from rlrp.algorithms import Aggregate, Baseline, KlPlace, Ratio, Scale, Surrogate
 from rlrp.lm.adapters import AdapterState, LoraSettings
-from rlrp.lm.scoring import TokenGroup, micro_batches, token_logprobs
+from rlrp.lm.scoring import TokenGroup, completion_hidden, micro_batches, output_head, project
+from rlrp.rl.advantages import whiten
 from rlrp.rl.anchor import drawn, general_kl
+from rlrp.rl.batch import Batch, Pack, TrainGroup
+from rlrp.rl.correction import CorrectionSettings, sampler_weights
+from rlrp.rl.critic import Critic, CriticSettings
 from rlrp.rl.engines import TorchEngine
-from rlrp.rl.kl import Estimator, KlController, kl_estimate
+from rlrp.rl.experience import payments, penalised_advantages, reward_to_go
+from rlrp.rl.full_kl import full_kl
+from rlrp.rl.kl import Estimator, KlController, kl_estimate, token_rewards
 from rlrp.rl.losses import LOSSES, token_weights
+from rlrp.rl.order import minibatches
 from rlrp.rl.policy import Policy
+from rlrp.rl.ppo import explained_variance, gae, value_loss
+from rlrp.rl.tally import Tally
+
+__all__ = ["Learner", "LearnerSettings", "StepReport", "TrainGroup", "TrainingDiverged"]
 
 
 class TrainingDiverged(RuntimeError):
@@ -41,20 +53,28 @@ class LearnerSettings:
     learning_rate: float = 3e-4
     warmup_steps: int = 0
     max_grad_norm: float = 1.0
+    epochs: int = 1
+    minibatches: int = 1
     aggregate: Aggregate = "grpo"
     surrogate: Surrogate = "clip"
     ratio: Ratio = "token"
     clip_low: float = 0.2
     clip_high: float = 0.2
+    baseline: Baseline = "group"
+    advantage_scale: Scale = "group"
+    """With the baseline: for advantages that are made here."""
+    critic: CriticSettings | None = None
+    correction: CorrectionSettings = field(default_factory=CorrectionSettings)
     temperature: float = 1.0
     max_new_tokens: int = 64
     token_budget: int = 2048
     share_prefix: bool = True
+    kl_place: KlPlace = "loss"
     kl_coef: float = 0.0
     kl_target: float | None = None
     kl_gain: float = 0.1
     kl_min_coef: float = 1e-4
-    kl_estimator: Estimator = "k3_unbiased"
+    kl_estimator: Estimator | Literal["full"] = "k3_unbiased"
     general: tuple[TokenGroup, ...] = ()
     general_pairs: int = 0
     general_coef: float = 1.0
@@ -67,24 +87,18 @@ class LearnerSettings:
         """How far sampler and learner may differ (mean, nats), and how large the KL may be, before the first update."""
         return 1e-3 if self.dtype == "float32" else 5e-2
 
+    @property
+    def updates_per_step(self) -> int:
+        return self.epochs * self.minibatches
 
-@dataclass(frozen=True)
-class TrainGroup:
-    """A prompt and its completions with the sampler's log-probabilities and the advantages.
+    @property
+    def kl_in_reward(self) -> bool:
+        return self.kl_coef > 0 and self.kl_place == "reward"
 
-    ``spoken`` says per completion and token whether the policy said it; empty: all. Only those are trained on, counted
-    and logged, the others (a simulated user's) are read.
-    """
-
-    prompt: tuple[int, ...]
-    completions: tuple[tuple[int, ...], ...]
-    logps: tuple[tuple[float, ...], ...]
-    advantages: tuple[float, ...]
-    spoken: tuple[tuple[bool, ...], ...] = ()
-
-    def said(self, completion: int) -> tuple[bool, ...]:
-        """Of one completion, token by token."""
-        return self.spoken[completion] if self.spoken else (True,) * len(self.completions[completion])
+    @property
+    def whole_kl(self) -> bool:
+        """Whether the KL in the loss is of the whole vocabulary."""
+        return self.kl_coef > 0 and self.kl_place == "loss" and self.kl_estimator == "full"
 
 
 @dataclass
@@ -93,6 +107,8 @@ class StepReport:
 
     metrics: dict[str, float]
     kl: list[list[float]] = field(default_factory=list)
+    advantages: list[list[float]] = field(default_factory=list)
+    """Mean over each completion's tokens, where advantages were made here; else empty."""
 
 
 class Learner:
@@ -112,112 +128,250 @@ class Learner:
             device=settings.device,
         )
         self.engine = TorchEngine(self.policy.parameters, settings.learning_rate)
+        self.critic: Critic | None = None
+        if settings.critic:
+            self.critic = Critic(
+                settings.critic,
+                self.policy,
+                dtype=settings.dtype,
+                seed=settings.seed,
+                chat_template=settings.chat_template,
+            )
+            self.critic_engine = TorchEngine(self.critic.parameters, settings.critic.learning_rate)
         # Without a coefficient there is no reference forward and so no KL to steer by.
         target = settings.kl_target if settings.kl_coef > 0 else None
         self.kl = KlController(settings.kl_coef, target, settings.kl_gain, floor=settings.kl_min_coef)
+        self.steps = 0
         self.updates = 0
+        """Of the policy."""
         self.skipped_in_a_row = 0
 
+    @property
+    def policy_learns(self) -> bool:
+        """False in the critic's first steps, which leave the policy as it is."""
+        return self.settings.critic is None or self.steps >= self.settings.critic.warmup_steps
+
     def step(self, groups: Sequence[TrainGroup]) -> StepReport:
-        """One update on the groups; the loss is weighted over the whole batch, however it is split."""
+        """One step on the groups; each update's loss is weighted over all of its groups, however they are split."""
         with _repeatable():
             return self._step(groups)
 
     def _step(self, groups: Sequence[TrainGroup]) -> StepReport:
         settings = self.settings
         # Dropout, if any, is a function of seed and step, so that a resumed run repeats it.
-        torch.manual_seed(settings.seed * 1_000_003 + self.updates)
-        lengths = torch.tensor([sum(g.said(c)) for g in groups for c in range(len(g.completions))])
-        if int(lengths.sum()) == 0:
+        torch.manual_seed(settings.seed * 1_000_003 + self.steps)
+        batch, tally = Batch(groups), Tally()
+        if not batch.lengths.any():
             raise TrainingDiverged("every completion of the batch is empty")
-        weights = token_weights(lengths, settings.aggregate, max_tokens=settings.max_new_tokens).split(lengths.tolist())
-        first = [sum(len(g.completions) for g in groups[:i]) for i in range(len(groups))]
-        tally = _Tally([[0.0] * len(g.completions) for g in groups])
-        self.engine.learning_rate = settings.learning_rate * min(
-            1.0, (self.updates + 1) / max(1, settings.warmup_steps)
-        )
-        token_groups = [TokenGroup(g.prompt, g.completions) for g in groups]
-        for pack, places in micro_batches(token_groups, settings.token_budget, share_prefix=self.policy.share_prefix):
-            weight = torch.cat([weights[first[g] + c] for g, c in places])
-            self._micro_step(pack, places, groups, weight, tally)
-        self._anchor_general(tally)
-        if self.updates == 0:
-            self._check_first_step(tally)
-        grad_norm, updated = self._update(tally.loss)
-        kl = tally.mean("kl")
+        learnt = self.steps - (settings.critic.warmup_steps if settings.critic else 0)
+        self.engine.learning_rate = settings.learning_rate * min(1.0, (learnt + 1) / max(1, settings.warmup_steps))
+        self._look(batch)
+        self._credit(batch, tally)
+        updated = False
+        for epoch in range(settings.epochs):
+            parts = minibatches(len(groups), settings.minibatches, seed=settings.seed, step=self.steps, epoch=epoch)
+            for members in parts:
+                updated |= self._update(batch, members, tally, epoch)
         metrics = tally.metrics() | {
-            "grad_norm": grad_norm,
-            "learning_rate": self.engine.learning_rate,
+            "reply_tokens_total": float(batch.lengths.sum()),
             "kl_coef": self.kl.coef,
             "skipped_in_a_row": float(self.skipped_in_a_row),
         }
-        if updated:
-            self.kl.update(kl)
-        return StepReport(metrics, tally.kl)
+        if self.policy_learns:
+            metrics["learning_rate"] = self.engine.learning_rate
+            if updated:
+                self.kl.update(tally.mean("kl"))
+        self.steps += 1
+        return StepReport(metrics, batch.by_group(batch.kl), batch.by_group(batch.mean_advantage))
 
-    def _micro_step(
-        self,
-        pack: list[TokenGroup],
-        places: list[tuple[int, int]],
-        groups: Sequence[TrainGroup],
-        weight: Tensor,
-        tally: _Tally,
-    ) -> None:
+    # -- before the first update -------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _look(self, batch: Batch) -> None:
+        """What must be known of the batch before anything moves: the anchor's log-probabilities, the critic's values,
+        and, where several updates are corrected for the sampler, the policy's own log-probabilities."""
         settings = self.settings
-        device = self.policy.device
-        said = torch.tensor([own for g, c in places for own in groups[g].said(c)], dtype=torch.bool, device=device)
-        counts = [sum(groups[g].said(c)) for g, c in places]
-        if not any(counts):
-            return  # empty completions alone: nothing to learn from
-        old = torch.tensor([x for g, c in places for x in groups[g].logps[c]], device=device)[said]
-        advantage = torch.tensor([groups[g].advantages[c] for g, c in places]).repeat_interleave(torch.tensor(counts))
-        reference = self._reference(pack, said) if settings.kl_coef > 0 else None
-        logp = token_logprobs(self.policy.model, pack, temperature=settings.temperature, only=said).logp
-        kl = None
-        if reference is not None:
-            kl = kl_estimate(logp, reference, settings.kl_estimator, old_logp=old)
-            value = kl_estimate(logp.detach(), reference, "k3")
-            for (g, c), part in zip(places, value.split(counts), strict=True):
-                tally.kl[g][c] = float(part.mean()) if len(part) else 0.0
-            tally.add("kl", value)
-        out = LOSSES[settings.surrogate](
-            logp,
-            old,
-            advantage.to(device),
-            weight.to(device),
-            clip_low=settings.clip_low,
-            clip_high=settings.clip_high,
-            kl_S=kl,
-            kl_coef=self.kl.coef,
-            ratio=settings.ratio,
-            lengths=torch.tensor(counts),
-        )
-        self.engine.backward(out.loss)
-        tally.loss += float(out.loss.detach())
+        reference = settings.kl_coef > 0 and not settings.whole_kl
+        proximal = settings.correction.kind != "none" and settings.updates_per_step > 1
+        models = [self.policy.model] + ([self.critic.model] if self.critic else [])
+        for model in models:
+            model.eval()
+        for pack in self._packs(batch, range(len(batch.groups))):
+            if reference:
+                with self.policy.anchor() as anchor:
+                    pack.keep(batch.reference, self._logp(self._hidden(anchor, pack), pack))
+            if proximal:
+                pack.keep(batch.proximal, self._logp(self._hidden(self.policy.model, pack), pack))
+            if self.critic:
+                with self.critic.active():
+                    pack.keep(batch.value, pack.only_said(self.critic.values(pack.groups)))
+        for model in models:
+            model.train()
+
+    def _credit(self, batch: Batch, tally: Tally) -> None:
+        """Advantages, where they take more than the driver knew."""
+        settings, lengths = self.settings, batch.lengths
+        if self.critic is None and not settings.kl_in_reward:
+            return
+        rewards, sampler_S, coef = batch.rewards(), torch.cat(batch.sampler), self.kl.coef
+        reference_S = torch.cat(batch.reference) if settings.kl_in_reward else sampler_S
+        reward_S = token_rewards(payments(rewards, lengths), sampler_S, reference_S, coef)
+        if self.critic is not None:
+            own, value_S = self.critic.settings, torch.cat(batch.value)
+            advantage_S, return_S = gae(reward_S, value_S, lengths, gamma=own.gamma, lam=own.lam)
+            if settings.advantage_scale == "whiten":
+                advantage_S = whiten(advantage_S)
+            batch.returns = batch.per_row(return_S)
+            tally.add("value", value_S)
+            tally.add("return", return_S)
+            if not math.isnan(explained := explained_variance(value_S, return_S)):
+                tally.add("explained_variance", torch.tensor([explained]))
+        elif settings.baseline == "none":
+            advantage_S = reward_to_go(reward_S, lengths)
+        else:
+            advantage_S = penalised_advantages(
+                rewards,
+                sampler_S,
+                reference_S,
+                lengths,
+                coef,
+                prompts=len(batch.groups),
+                baseline=settings.baseline,
+                scale=settings.advantage_scale,
+                characters=[group.character for group in batch.groups],
+            )
+        batch.advantage = batch.per_row(advantage_S)
+        batch.mean_advantage = [float(row.mean()) if len(row) else 0.0 for row in batch.advantage]
+
+    # -- an update ---------------------------------------------------------------------------------------------
+
+    def _update(self, batch: Batch, members: Sequence[int], tally: Tally, epoch: int) -> bool:
+        """One update on the groups ``members``; whether anything moved."""
+        settings = self.settings
+        rows = [row for member in members for row in batch.rows_of(member)]
+        counts = batch.lengths[rows]
+        if not counts.any():
+            return False
+        weights = token_weights(counts, settings.aggregate, max_tokens=settings.max_new_tokens)
+        weight = dict(zip(rows, weights.split(counts.tolist()), strict=True))
+        loss = value = 0.0
+        for pack in self._packs(batch, members):
+            loss += self._policy_gradient(batch, pack, weight, tally, epoch)
+            value += self._critic_gradient(batch, pack, weight, tally)
+        if self.policy_learns:
+            loss += self._anchor_general(tally)
+        if self.updates == 0:
+            self._check_first_step(tally)
+        tally.add("loss", torch.tensor([loss]))
+        batch.updates += 1
+        return self._move(loss, value, tally)
+
+    def _policy_gradient(
+        self, batch: Batch, pack: Pack, weight: Mapping[int, Tensor], tally: Tally, epoch: int
+    ) -> float:
+        """Add the gradient of the policy's loss on a pack; the loss."""
+        settings, device = self.settings, self.policy.device
+        sampler = pack.of(batch.sampler, device)
+        with torch.set_grad_enabled(self.policy_learns):
+            hidden = self._hidden(self.policy.model, pack)
+            logp = self._logp(hidden, pack)
+            old, correction = self._corrected(batch, pack, logp, sampler, tally, epoch)
+            out = LOSSES[settings.surrogate](
+                logp,
+                old,
+                pack.of(batch.advantage, device),
+                pack.of(weight, device),
+                clip_low=settings.clip_low,
+                clip_high=settings.clip_high,
+                kl_S=self._kl_terms(batch, pack, hidden, logp, old, tally, epoch),
+                kl_coef=self.kl.coef,
+                ratio=settings.ratio,
+                lengths=pack.lengths,
+                correction_S=correction,
+            )
+        if self.policy_learns:
+            self.engine.backward(out.loss)
         tally.add("ratio", out.ratio)
         tally.add("clip_fraction", out.clipped.float())
-        tally.add("logp_gap", (logp.detach() - old).abs())
-        tally.add("entropy", -logp.detach())
+        tally.add("entropy", -logp)
+        if batch.updates == 0:  # later ones have moved away from the sampler, and should
+            tally.add("logp_gap", (logp.detach() - sampler).abs())
+        return float(out.loss.detach())
 
-    def _anchor_general(self, tally: _Tally) -> None:
-        """Add the gradient of the anchor on general text: the mean KL over the step's pairs."""
+    def _corrected(
+        self, batch: Batch, pack: Pack, logp: Tensor, sampler: Tensor, tally: Tally, epoch: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """The log-probabilities that the ratio is against, and the surrogate's weights if it is corrected."""
+        how = self.settings.correction
+        if how.kind == "none":
+            return sampler, None
+        one = self.settings.updates_per_step == 1
+        proximal = logp.detach() if one else pack.of(batch.proximal, self.policy.device)
+        weights = sampler_weights(
+            proximal, sampler, pack.lengths, kind=how.kind, level=how.level, cap=how.cap, floor=how.floor
+        )
+        if epoch == 0:
+            tally.add("sampler_ratio", weights.raw_S)
+            tally.add("corrected", weights.corrected_S.float())
+        return proximal, weights.weight_S
+
+    def _kl_terms(
+        self, batch: Batch, pack: Pack, hidden: Tensor, logp: Tensor, old: Tensor, tally: Tally, epoch: int
+    ) -> Tensor | None:
+        """The KL at every token for the loss, None if it has no place there; its value is logged either way."""
+        settings = self.settings
+        if settings.kl_coef == 0:
+            return None
+        if settings.whole_kl:
+            with self.policy.anchor() as model:
+                before = self._hidden(model, pack)
+            head, cap = output_head(self.policy.model)
+            kl = full_kl(hidden, before, head, cap, temperature=settings.temperature)
+            value = kl.detach()
+        else:
+            reference = pack.of(batch.reference, self.policy.device)
+            value = kl_estimate(logp.detach(), reference, "k3")
+            kl = kl_estimate(logp, reference, settings.kl_estimator, old_logp=old)  # type: ignore[arg-type]
+        if epoch == 0:
+            tally.add("kl", value)
+            for row, part in pack.split(value):
+                batch.kl[row] = float(part.mean()) if len(part) else 0.0
+        return None if settings.kl_in_reward else kl
+
+    def _critic_gradient(self, batch: Batch, pack: Pack, weight: Mapping[int, Tensor], tally: Tally) -> float:
+        """Add the gradient of the critic's loss on a pack; the loss."""
+        if self.critic is None:
+            return 0.0
+        device = self.policy.device
+        with self.critic.active():
+            out = value_loss(
+                pack.only_said(self.critic.values(pack.groups)),
+                pack.of(batch.value, device),
+                pack.of(batch.returns, device),
+                pack.of(weight, device),
+                clip=self.critic.settings.value_clip,
+            )
+            self.critic_engine.backward(out.loss)
+        tally.add("value_clip_fraction", out.clipped.float())
+        return float(out.loss.detach())
+
+    def _anchor_general(self, tally: Tally) -> float:
+        """Add the gradient of the anchor on general text, the mean KL over the update's pairs; the loss."""
         settings = self.settings
         if not settings.general_pairs or not settings.general:
-            return
+            return 0.0
         pairs = drawn(settings.general, settings.general_pairs, seed=settings.seed, step=self.updates)
         tokens = sum(pair.scored_tokens for pair in pairs)
+        total = 0.0
         for pack, _ in micro_batches(pairs, settings.token_budget, share_prefix=self.policy.share_prefix):
             kl = general_kl(self.policy.model, pack)
             loss = settings.general_coef * kl.sum() / tokens
             self.engine.backward(loss)
-            tally.loss += float(loss.detach())
-            tally.add("general_kl", kl.detach())
+            total += float(loss.detach())
+            tally.add("general_kl", kl)
+        return total
 
-    def _reference(self, pack: list[TokenGroup], said: Tensor) -> Tensor:
-        with self.policy.anchor() as model:
-            return token_logprobs(model, pack, temperature=self.settings.temperature, only=said).logp
-
-    def _check_first_step(self, tally: _Tally) -> None:
+    def _check_first_step(self, tally: Tally) -> None:
         """Before the first update policy, sampler and anchor are one model; if they are not, nothing else matters."""
         tolerance = self.settings.first_step_tolerance
         for name, meaning in (
@@ -227,14 +381,42 @@ class Learner:
             if tally.mean(name) > tolerance:
                 raise TrainingDiverged(f"{meaning}: {tally.mean(name):.2g} nats a token, expected below {tolerance:g}")
 
-    def _update(self, loss: float) -> tuple[float, bool]:
-        """Step, unless numbers are not finite; the gradient's norm, and whether it did."""
-        grad_norm, updated = self.engine.step(self.settings.max_grad_norm, finite=math.isfinite(loss))
-        self.skipped_in_a_row = 0 if updated else self.skipped_in_a_row + 1
-        self.updates += 1
+    def _move(self, loss: float, value: float, tally: Tally) -> bool:
+        """Move policy and critic, unless numbers are not finite; whether they did."""
+        finite, clip = math.isfinite(loss) and math.isfinite(value), self.settings.max_grad_norm
+        moved = True
+        if self.policy_learns:
+            norm, moved = self.engine.step(clip, finite=finite)
+            tally.add("grad_norm", torch.tensor([norm]))
+            self.updates += 1
+        if self.critic is not None:
+            norm, critic_moved = self.critic_engine.step(clip, finite=finite)
+            tally.add("critic_grad_norm", torch.tensor([norm]))
+            tally.add("value_loss", torch.tensor([value]))
+            moved = moved and critic_moved
+        self.skipped_in_a_row = 0 if moved else self.skipped_in_a_row + 1
         if self.skipped_in_a_row >= 3:
             raise TrainingDiverged("three losses in a row were not finite; the last checkpoint is from before them")
-        return grad_norm, updated
+        return moved
+
+    # -- the models on a pack ----------------------------------------------------------------------------------
+
+    def _packs(self, batch: Batch, members: Sequence[int]) -> Iterator[Pack]:
+        return batch.packs(members, self.settings.token_budget, share_prefix=self.policy.share_prefix)
+
+    def _hidden(self, model: Any, pack: Pack) -> Tensor:
+        """The last hidden states [S, C] from which the pack's tokens are predicted."""
+        return pack.only_said(completion_hidden(model, pack.groups))
+
+    def _logp(self, hidden_SC: Tensor, pack: Pack) -> Tensor:
+        """Log-probabilities [S] of the pack's tokens at the sampling temperature."""
+        head, cap = output_head(self.policy.model)
+        targets = torch.tensor([t for g in pack.groups for c in g.completions for t in c], device=hidden_SC.device)
+        targets_S = pack.only_said(targets)
+        scores = project(hidden_SC, head, targets_S, temperature=self.settings.temperature, entropy=False, softcap=cap)
+        return scores.logp
+
+    # -- weights and checkpoints -------------------------------------------------------------------------------
 
     def weights(self) -> tuple[AdapterState, str]:
         """The policy's weights as samplers take them, and their checksum."""
@@ -245,7 +427,15 @@ class Learner:
         folder = Path(folder)
         self.policy.save(folder)
         save_file(self.engine.state(), folder / "optimizer.safetensors")
-        state = {"updates": self.updates, "skipped_in_a_row": self.skipped_in_a_row, "kl": self.kl.state()}
+        if self.critic:
+            self.critic.save(folder)
+            save_file(self.critic_engine.state(), folder / "critic" / "optimizer.safetensors")
+        state = {
+            "steps": self.steps,
+            "updates": self.updates,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "kl": self.kl.state(),
+        }
         (folder / "learner.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
     def load(self, folder: str | Path) -> None:
@@ -253,8 +443,12 @@ class Learner:
         folder = Path(folder)
         self.policy.load(folder)
         self.engine.load_state(load_file(folder / "optimizer.safetensors"))
+        if self.critic:
+            self.critic.load(folder)
+            self.critic_engine.load_state(load_file(folder / "critic" / "optimizer.safetensors"))
         state = json.loads((folder / "learner.json").read_text(encoding="utf-8"))
-        self.updates, self.skipped_in_a_row = int(state["updates"]), int(state["skipped_in_a_row"])
+        self.steps, self.updates = int(state["steps"]), int(state["updates"])
+        self.skipped_in_a_row = int(state["skipped_in_a_row"])
         self.kl.load(state["kl"])
 
 
@@ -273,36 +467,3 @@ def _repeatable() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before, warn_only=only_warn)
         memory.fill_uninitialized_memory = filling
-
-
-class _Tally:
-    """Sums over micro-batches, so that what is logged does not depend on the split."""
-
-    def __init__(self, kl: list[list[float]]):
-        self.loss = 0.0
-        self.kl = kl
-        self.sums: dict[str, tuple[float, int, float, float]] = {}
-
-    def add(self, name: str, values: Tensor) -> None:
-        if values.numel():
-            total, count, low, high = self.sums.get(name, (0.0, 0, float("inf"), float("-inf")))
-            self.sums[name] = (
-                total + float(values.double().sum()),
-                count + values.numel(),
-                min(low, float(values.min())),
-                max(high, float(values.max())),
-            )
-
-    def mean(self, name: str) -> float:
-        total, count, *_ = self.sums.get(name, (0.0, 0))
-        return total / count if count else 0.0
-
-    def metrics(self) -> dict[str, Any]:
-        out: dict[str, Any] = {"loss": self.loss}
-        for name, (_, count, low, high) in self.sums.items():
-            out[name] = self.mean(name)
-            if name in ("ratio", "logp_gap"):
-                out[f"{name}_min"], out[f"{name}_max"] = low, high
-            if name == "ratio":
-                out["reply_tokens_total"] = float(count)
-        return out

@@ -56,7 +56,7 @@ class Policy:
 
     def save(self, folder: Path) -> None:
         """Weights and tokenizer, as vanilla PEFT loads them."""
-        self.model.save_pretrained(folder)
+        self.model.save_pretrained(folder, selected_adapters=["default"])
         self.tokenizer.save_pretrained(folder)
 
     def load(self, folder: Path) -> None:

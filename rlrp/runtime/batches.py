@@ -12,16 +12,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
-
-import torch
 
 from rlrp.lm.prompts import Prompt
 from rlrp.lm.sampling import SampleRequest, SamplingSettings
 from rlrp.protocols import Totals
-from rlrp.rl.advantages import equal_groups
 from rlrp.rl.learner import StepReport
+from rlrp.runtime.credit import CreditSettings, equal_rewards
 from rlrp.runtime.groups import Group
 from rlrp.runtime.ledger import Entry, Outcome
 from rlrp.runtime.loop import Batch, Pending
@@ -40,6 +38,8 @@ class BatchSettings:
     rounds: int = 0
     """DAPO's dynamic sampling (arXiv 2503.14476, section 3.2): how often groups whose rewards are all equal are
     replaced by further draws; 0 keeps them."""
+    credit: CreditSettings = field(default_factory=CreditSettings)
+    """What a completion is worth, and so what counts as equal."""
 
 
 @dataclass(eq=False)
@@ -90,7 +90,7 @@ class Batches:
         for rounds in range(self.settings.rounds + 1):
             used = self._next(step, wanted - len(batch.groups), batch)
             for unit, group in used:
-                dull = bool(self.settings.rounds) and is_equal(group)
+                dull = bool(self.settings.rounds) and equal_rewards([group], self.settings.credit)[0]
                 (spare if dull else batch.groups).append(group)
                 batch.entries.append(self._entry(unit, "equal" if dull else "trained"))
             if len(batch.groups) == wanted or rounds == self.settings.rounds:
@@ -258,11 +258,6 @@ class Batches:
         if busy > 0:
             metrics["tokens_per_second/rollout"] = self._tokens / busy
         return metrics
-
-
-def is_equal(group: Group) -> bool:
-    """Whether a group's rewards are all equal."""
-    return bool(equal_groups(torch.tensor([[judgement.total for judgement in group.judgements]])).all())
 
 
 def completion_seeds(seed: int, draw: int, count: int) -> tuple[int, ...]:

@@ -10,7 +10,8 @@ from rlrp.dialogue.types import Message, Sample
 from rlrp.lm.prompts import Prompt
 from rlrp.lm.sampling import Completion
 from rlrp.protocols import Judgement
-from rlrp.rl.learner import TrainGroup
+from rlrp.rl.batch import TrainGroup
+from rlrp.rl.experience import Rewards
 
 
 @dataclass
@@ -23,6 +24,10 @@ class Group:
     """One a completion; before their totals are made, one a sample."""
     turn_totals: list[list[float | None]] = field(default_factory=list)
     """Of completions that are conversations, what each reply was given; None: not judged."""
+    rewards: list[float] = field(default_factory=list)
+    """What each completion is worth in all: its judgement's total and its overlong punishment."""
+    overlong: list[float] = field(default_factory=list)
+    """The punishment of each completion's length, 0 or less; none where the run has no such punishment."""
     advantages: list[float] = field(default_factory=list)
     kl: list[float] = field(default_factory=list)
     equal: bool = False
@@ -71,7 +76,21 @@ class Group:
             tuple(completion.logps for completion in self.completions),
             tuple(self.advantages),
             tuple(c.spoken or (True,) * len(c.ids) for c in self.completions) if masked else (),
+            rewards=tuple(map(self._payments, range(len(self.rewards)))),
+            character=self.prompt.card_id,
         )
+
+    def _payments(self, at: int) -> Rewards:
+        """Where a completion is paid: at its end; one of which several replies were judged after each of them, in
+        shares that add up to its reward, and what its length costs at the end."""
+        completion, reward = self.completions[at], self.rewards[at]
+        end = max(0, len(completion.ids) - 1)
+        totals = self.turn_totals[at] if completion.turns else []
+        judged = [(t.end - 1, x) for t, x in zip(completion.turns, totals, strict=True) if x is not None]
+        if len(judged) < 2:
+            return ((end, reward),)
+        rest = reward - self.judgements[at].total
+        return (*((place, total / len(judged)) for place, total in judged), *(((end, rest),) if rest else ()))
 
 
 def mean_judgement(judgements: Sequence[Judgement]) -> Judgement:

@@ -75,6 +75,9 @@ def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
     if any(c.turns for c in completions):
         row["turns"] = fmean(replies)
         row |= _turn_totals(groups)
+    if punished := [value for group in groups for value in group.overlong]:
+        row["reward/overlong"] = fmean(punished)
+        row["overlong"] = fmean(float(value < 0) for value in punished)
     for name in judgements[0].terms:
         pairs = [(v, n) for j, n in zip(judgements, lengths, strict=True) if (v := j.terms[name]) is not None]
         row[f"abstained/{name}"] = 1.0 - len(pairs) / len(judgements)

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tiny_models import VOCABULARY, plain_logprobs, tiny_lm
+from tiny_models import VOCABULARY, plain_logprobs
 
 from rlrp.lm.adapters import LoraSettings
-from rlrp.lm.scoring import TokenGroup, token_logprobs
-from rlrp.rl.learner import Learner, LearnerSettings, TrainGroup
+from rlrp.lm.scoring import TokenGroup
+from rlrp.rl.batch import TrainGroup
+from rlrp.rl.learner import Learner, LearnerSettings
 
 from .test_learner import KINDS, gradients, random_adapter
 
@@ -130,22 +129,3 @@ def test_a_mask_that_says_all_is_none_to_the_bit(configured: LearnerSettings) ->
     (a, one), (b, two) = gradients(reports[0], plain), gradients(reports[1], full)
     assert one.metrics == two.metrics
     assert all(torch.equal(a[name], b[name]) for name in a)
-
-
-LM = tiny_lm()
-
-
-@settings(max_examples=25)
-@given(data=st.data())
-def test_scoring_a_part_is_a_part_of_the_scores(data: st.DataObject) -> None:
-    tokens = st.integers(0, VOCABULARY - 1)
-    completions = data.draw(st.lists(st.lists(tokens, max_size=8).map(tuple), min_size=1, max_size=3))
-    groups = [TokenGroup((1, 2, 3), tuple(completions))]
-    count = sum(map(len, completions))
-    only = torch.tensor(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)), dtype=torch.bool)
-    with torch.no_grad():
-        whole = token_logprobs(LM.model, groups, entropy=True)
-        part = token_logprobs(LM.model, groups, entropy=True, only=only)
-    assert whole.entropy is not None and part.entropy is not None
-    torch.testing.assert_close(part.logp, whole.logp[only], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(part.entropy, whole.entropy[only], atol=1e-5, rtol=1e-5)

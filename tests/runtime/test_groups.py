@@ -74,3 +74,17 @@ def test_the_learner_is_told_who_said_what() -> None:
     assert training.spoken == ((True, True, False, False, False, True, True), (True, True))
     assert training.logps == ((-1.0, -1.0, 0.0, 0.0, 0.0, -1.0, -1.0), (-1.0, -1.0))
     assert Group(prompt(), [completion("x")], advantages=[0.0]).training().spoken == ()
+
+
+def test_a_conversation_is_paid_after_each_judged_reply_in_shares_that_add_up_to_its_reward() -> None:
+    group = Group(prompt(), [conversation("a", "b", judge="every"), conversation("c", judge="every")])
+    group.take([Judgement(1.0, {}), Judgement(2.0, {}), Judgement(5.0, {})])
+    group.rewards, group.advantages = [1.5, 5.0], [0.0, 0.0]
+    # Replies end at tokens 1 and 6; each of two shares is half of what its reply was given.
+    assert group.training().rewards == (((1, 0.5), (6, 1.0)), ((1, 5.0),))
+    group.rewards = [1.25, 5.0]  # a length that costs 0.25
+    assert group.training().rewards[0] == ((1, 0.5), (6, 1.0), (6, -0.25))
+    last = Group(prompt(), [conversation("a", "b"), completion("x", 3)])
+    last.take([Judgement(2.0, {}), Judgement(3.0, {})])
+    last.rewards, last.advantages = [2.0, 3.0], [0.0, 0.0]
+    assert last.training().rewards == (((6, 2.0),), ((2, 3.0),))
