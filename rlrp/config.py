@@ -212,6 +212,32 @@ class WorkerConfig(Settings):
     threads: int | None = Field(None, ge=1)
     """torch threads per actor; null takes the machine's cores divided by the actors of the pool."""
     memory_gb: float | None = Field(None, gt=0)
+    """Memory that Ray sets aside per actor; null sets none aside."""
+    max_actors: int | None = Field(None, ge=1)
+    """With an autoscaling cluster, how far the pool may grow; null keeps it at ``actors``."""
+    resources: dict[str, float] = Field(default_factory=dict)
+    """Resources of the cluster's own per actor, by the names its nodes were started with."""
+
+    @model_validator(mode="after")
+    def _grows(self) -> WorkerConfig:
+        if self.max_actors is not None and self.max_actors < self.actors:
+            raise ValueError(f"max_actors: got {self.max_actors}, expected at least actors, {self.actors}")
+        return self
+
+
+class NodeConfig(Settings):
+    """Machines of a cluster that is not there yet, for ``--dry-run``."""
+
+    count: int = Field(1, ge=1)
+    """How many of them."""
+    cpus: float = Field(gt=0)
+    gpus: int = Field(0, ge=0)
+    memory_gb: float | None = Field(None, gt=0)
+    """Memory of the machine."""
+    gpu_memory_gb: float | None = Field(None, gt=0)
+    """Memory of one GPU."""
+    resources: dict[str, float] = Field(default_factory=dict)
+    """Resources of the cluster's own."""
 
 
 class ClusterConfig(Settings):
@@ -222,6 +248,21 @@ class ClusterConfig(Settings):
     learner: WorkerConfig = WorkerConfig()
     max_restarts: int = Field(3, ge=0)
     """How often a rollout or reward actor that died is started again."""
+    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] | None = None
+    """All actors as one placement group of Ray's, by this strategy; null places each where it fits."""
+    colocate: bool = False
+    """Rollout actor i and learner worker i share a bundle, so that they are on one node."""
+    nodes: list[NodeConfig] = Field(default_factory=list)
+    """The cluster that ``--dry-run`` checks the placement against, unless RAY_ADDRESS or ``--cluster`` names one."""
+
+
+class TrackingConfig(Settings):
+    """Where a run's numbers go beside its ``metrics.jsonl``."""
+
+    to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = ["tensorboard"]
+    """Trackers by name; all but TensorBoard come as extras, such as ``rlrp[wandb]``. An empty list is none."""
+    project: str = "rlrp"
+    """The project (MLflow: the experiment) that the run appears in, under the run's ``name``."""
 
 
 class EvaluationConfig(Settings):
@@ -261,6 +302,7 @@ class Config(Settings):
     rl: RlConfig = RlConfig()
     lm: LmConfig = LmConfig()
     cluster: ClusterConfig = ClusterConfig()
+    tracking: TrackingConfig = TrackingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
