@@ -212,16 +212,15 @@ class WorkerConfig(Settings):
     threads: int | None = Field(None, ge=1)
     """torch threads per actor; null takes the machine's cores divided by the actors of the pool."""
     memory_gb: float | None = Field(None, gt=0)
-    """Memory that Ray sets aside per actor; null sets none aside."""
     max_actors: int | None = Field(None, ge=1)
-    """With an autoscaling cluster, how far the pool may grow; null keeps it at ``actors``."""
+    """The pool grows up to so many while work waits, as an autoscaling cluster makes room; null: it does not grow."""
     resources: dict[str, float] = Field(default_factory=dict)
-    """Resources of the cluster's own per actor, by the names its nodes were started with."""
+    """Custom Ray resources that each actor asks for, such as ``{"L40S": 0.5}``."""
 
     @model_validator(mode="after")
     def _grows(self) -> WorkerConfig:
         if self.max_actors is not None and self.max_actors < self.actors:
-            raise ValueError(f"max_actors: got {self.max_actors}, expected at least actors, {self.actors}")
+            raise ValueError(f"max_actors: got {self.max_actors}, expected at least actors ({self.actors}) or null")
         return self
 
 
@@ -249,11 +248,18 @@ class ClusterConfig(Settings):
     max_restarts: int = Field(3, ge=0)
     """How often a rollout or reward actor that died is started again."""
     placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] | None = None
-    """All actors as one placement group of Ray's, by this strategy; null places each where it fits."""
+    """Reserve the places of all actors together, packed on few nodes or spread over many (Ray's placement groups);
+    null lets every actor find its own."""
     colocate: bool = False
-    """Rollout actor i and learner worker i share a bundle, so that they are on one node."""
+    """Rollout actor i and learner worker i share a node, and a GPU where their ``gpus`` add up to at most one."""
     nodes: list[NodeConfig] = Field(default_factory=list)
     """The cluster that ``--dry-run`` checks the placement against, unless RAY_ADDRESS or ``--cluster`` names one."""
+
+    @model_validator(mode="after")
+    def _shares_bundles(self) -> ClusterConfig:
+        if self.colocate and self.placement is None:
+            raise ValueError("colocate: got true without a placement; set placement, such as PACK")
+        return self
 
 
 class TrackingConfig(Settings):

@@ -187,8 +187,10 @@ class Experiment:
     def train(self) -> Path:
         """RL, after whatever it starts from."""
         from reward.config import load_reward, load_totals, reward_hash
+        from rlrp.runtime.trackers import check_trackers
         from rlrp.stages.rl import train_rl
 
+        check_trackers(self.config.tracking.to)
         self.prepare()
         self.sft()
         self.reward()

@@ -1,4 +1,4 @@
-"""Whether what a configuration asks for fits a cluster, in words: what goes where, what is missing, what is too full."""
+"""Whether what a configuration asks for fits a cluster, in words: what goes where, what is missing, what overflows."""
 
 from __future__ import annotations
 
@@ -122,11 +122,13 @@ def _too_full(
     cards: dict[tuple[int, int], dict[str, float]] = defaultdict(lambda: defaultdict(float))
     machines: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for ask, place in zip(asks, packing.places, strict=True):
-        for pool in ask.pools if place else ():
+        for pool in ask.pools:
             held = per_actor_gb.get(pool, 0.0)
-            for gpu in place.gpus if place and held else ():
+            if place is None or not held:
+                continue
+            for gpu in place.gpus:
                 cards[place.node, gpu][pool] += held
-            if place and held and not place.gpus:
+            if not place.gpus:
                 machines[place.node][pool] += held
     problems = []
     for (node, _), on_card in cards.items():

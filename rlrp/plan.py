@@ -15,6 +15,7 @@ from rlrp.dialogue import Pool, load_pool, plan_mixture, read_dialogues, read_pr
 from rlrp.errors import UserError
 from rlrp.estimates import memory_estimates
 from rlrp.placement import check_fit, find_nodes
+from rlrp.runtime.trackers import check_trackers
 from rlrp.shapes import model_shape
 
 _CHARS_PER_TOKEN = {"en": 4.2, "zh": 1.5}
@@ -57,6 +58,7 @@ def print_train_plan(config: Config, cluster: Path | None = None) -> None:
     """
     print(dump_config(config), end="")
     print("--- plan (nothing was started) ---")
+    check_trackers(config.tracking.to)
     if config.reward.path:
         resolve(config.reward.path)
     if config.sft:

@@ -84,7 +84,9 @@ def test_a_card_that_is_too_small_for_what_shares_it() -> None:
     assert fit({"rollout": 30.0, "learner": 90.0}).problem == (
         "does not fit cluster.nodes: memory of a GPU on node 1: learner 90.0 = about 90.0 GB, of 80 GB"
     )
-    problem = problem_of({"rollout": 40.0, "learner": 45.0}, colocate=True, rollout=half, learner=half)
+    problem = problem_of(
+        {"rollout": 40.0, "learner": 45.0}, placement="PACK", colocate=True, rollout=half, learner=half
+    )
     assert "rollout 40.0 + learner 45.0 = about 85.0 GB, of 80 GB" in problem
 
 

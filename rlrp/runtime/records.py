@@ -1,4 +1,4 @@
-"""What a run writes as it goes: a line a step, every sample with every term, curves for TensorBoard."""
+"""What a run writes as it goes: a line a step, every sample with every term, curves for its trackers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ import pyarrow.parquet as pq
 from rlrp.files import atomic_path, read_jsonl, write_text
 from rlrp.rl.learner import StepReport
 from rlrp.runtime.groups import Group
+from rlrp.runtime.trackers import Trackers, finite
 
 
 class RunLog:
     """Appends to a run directory; on resume, lines of steps that will be done again are dropped first."""
 
-    def __init__(self, folder: Path, start: int = 0, show: Any = None):
-        from torch.utils.tensorboard import SummaryWriter
-
+    def __init__(self, folder: Path, start: int = 0, show: Any = None, trackers: Trackers | None = None):
         self.folder, self.show = folder, show
         self.path = folder / "metrics.jsonl"
         (folder / "samples").mkdir(parents=True, exist_ok=True)
@@ -32,7 +31,7 @@ class RunLog:
             if int(path.stem.removeprefix("step-")) > start:
                 path.unlink()
         self.stream = self.path.open("a", encoding="utf-8")
-        self.board = SummaryWriter(str(folder), purge_step=start + 1)
+        self.trackers = trackers or Trackers(["tensorboard"], folder, start=start)
 
     def write(self, step: int, groups: Sequence[Group], report: StepReport, seconds: dict[str, float]) -> None:
         row = {"step": step + 1, **report.metrics, **reward_metrics(groups)}
@@ -40,17 +39,14 @@ class RunLog:
         self.stream.write(json.dumps({k: _finite(v) for k, v in row.items()}) + "\n")
         self.stream.flush()
         os.fsync(self.stream.fileno())
-        for name, value in row.items():
-            if name != "step":
-                self.board.add_scalar(name, value, step + 1)
-        self.board.flush()
+        self.trackers.log(step + 1, finite({name: value for name, value in row.items() if name != "step"}))
         write_samples(self.folder / "samples" / f"step-{step + 1:06d}.parquet", step, groups)
         if self.show:
             self.show(row)
 
     def close(self) -> None:
         self.stream.close()
-        self.board.close()
+        self.trackers.close()
 
 
 def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:

@@ -25,6 +25,7 @@ from rlrp.runtime import checkpoints, cluster
 from rlrp.runtime.loop import LoopSettings, train
 from rlrp.runtime.records import RunLog
 from rlrp.runtime.totals import DriverTotals
+from rlrp.runtime.trackers import Trackers
 from rlrp.runtime.workers import RolloutSettings
 from rlrp.stages.sft import lora_settings
 
@@ -149,7 +150,7 @@ def train_rl(
     order = PromptOrder(ChatFormat(tokenizer), cards, prompts, per_step=rl.prompts, seed=config.seed)
     check_context(order, rl.steps, rl.max_new_tokens, _context(model))
     cluster.connect()
-    log = RunLog(run, start, show)
+    log = RunLog(run, start, show, open_trackers(config, start))
     try:
         general = general_pairs(config, ChatFormat(tokenizer))
         learner = cluster.RemoteLearner(learner_settings(config, model, general), _placement(config.cluster.learner))
@@ -172,6 +173,18 @@ def train_rl(
         log.close()
         cluster.disconnect()
     return run / "checkpoints" / "last"
+
+
+def open_trackers(config: Config, start: int) -> Trackers:
+    """The trackers that the configuration names, told of the run and its settings."""
+    return Trackers(
+        config.tracking.to,
+        config.run,
+        project=config.tracking.project,
+        name=config.name,
+        settings=config.model_dump(mode="json"),
+        start=start,
+    )
 
 
 def loop_settings(config: Config) -> LoopSettings:

@@ -1,4 +1,4 @@
-"""Nodes as a configuration declares them, as a cluster file has them, as Ray reports them; and what is asked of them."""
+"""Nodes as a configuration declares them, as a cluster file has them, as Ray reports them; what is asked of them."""
 
 from __future__ import annotations
 
@@ -93,6 +93,8 @@ def test_what_a_cluster_is_asked_for() -> None:
 
 def test_colocated_pairs_are_asked_for_as_one() -> None:
     half = {"cpus": 2, "gpus": 0.5}
-    asks = cluster_asks(cluster(rollout={"actors": 3, **half}, learner={"actors": 2, **half}, colocate=True))
+    asks = cluster_asks(
+        cluster(rollout={"actors": 3, **half}, learner={"actors": 2, **half}, colocate=True, placement="PACK")
+    )
     assert [ask.name for ask in asks] == ["rollout+learner"] * 2 + ["rollout", "reward"]
     assert asks[0].amounts == {"CPU": 4, "GPU": 1}
