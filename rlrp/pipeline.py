@@ -17,6 +17,7 @@ from rlrp.config import Config, dump_config, fingerprint
 from rlrp.dialogue import Message, Pool, load_pool, read_prompts, resolve
 from rlrp.errors import UserError
 from rlrp.files import read_json, require_space, write_json, write_text
+from rlrp.live import StepView
 from rlrp.memory import PeakMemory, keep_freed_memory, release_memory
 from rlrp.progress import progress
 
@@ -199,7 +200,7 @@ class Experiment:
         started = time.perf_counter()
         if self.fresh:
             shutil.rmtree(self.run / "checkpoints", ignore_errors=True)
-        with progress("rl", self.config.rl.steps) as advance:
+        with StepView(self.config.name, self.config.rl.steps) as view:
             last = train_rl(
                 self.config,
                 model=self.policy if not Path(self.policy).exists() else str(Path(self.policy).absolute()),
@@ -208,7 +209,7 @@ class Experiment:
                 build_reward=partial(load_reward, path),
                 totals=load_totals(path),
                 reward_hash=reward_hash(path),
-                show=partial(_show_step, advance),
+                show=view,
             )
         self._note_rl_seconds(time.perf_counter() - started)
         return last
@@ -325,15 +326,6 @@ def _reward_key(path: Path) -> str:
     from reward.config import reward_hash
 
     return str(reward_hash(path))
-
-
-def _show_step(advance: Callable[[int], None], row: dict[str, Any]) -> None:
-    parts = [f"step {row['step']:3d}", f"reward {row['reward/total']:+.3f}"]
-    parts += [f"{k.removeprefix('reward/')} {row[k]:.3f}" for k in ("reward/in_character", "judge") if k in row]
-    parts += [f"kl {row.get('kl', 0.0):.4f}", f"tokens {row['reply_tokens']:.0f}"]
-    parts.append("{:.1f} s".format(sum(v for k, v in row.items() if k.startswith("seconds/"))))
-    print("  ".join(parts), flush=True)
-    advance(1)
 
 
 def run_demo(config: Config, *, fresh: bool = False) -> Path:
