@@ -1,4 +1,5 @@
-"""Trackers by name: TensorBoard, and the libraries of Weights & Biases, MLflow and Trackio where they are installed.
+"""Trackers by name: TensorBoard, and the libraries of Weights & Biases, MLflow and Trackio where they are installed;
+on a cluster also ``ray``, whose metrics its nodes export.
 
 Their own environment variables (WANDB_MODE, MLFLOW_TRACKING_URI, TRACKIO_SPACE_ID, ...) say where the numbers go. A run
 that goes on from a checkpoint goes on in the same tracker's run: ``trackers.json`` in the run directory knows which.
@@ -20,7 +21,7 @@ from rlrp.errors import UserError, first_line
 from rlrp.files import read_json, write_json
 
 NOTE = "trackers.json"
-PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
+PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio", "ray": "ray"}
 
 
 class Tracker(Protocol):
@@ -205,11 +206,18 @@ def _open_trackio(run: TrackedRun) -> tuple[Tracker, str | None]:
     return _Trackio(run, name), name
 
 
+def _open_ray(run: TrackedRun) -> tuple[Tracker, str | None]:
+    from rlrp.runtime.gauges import RayGauges
+
+    return RayGauges(run.name), None
+
+
 _OPEN: dict[str, Callable[[TrackedRun], tuple[Tracker, str | None]]] = {
     "tensorboard": _open_tensorboard,
     "wandb": _open_wandb,
     "mlflow": _open_mlflow,
     "trackio": _open_trackio,
+    "ray": _open_ray,
 }
 
 

@@ -176,9 +176,9 @@ def train_rl(
 
 
 def open_trackers(config: Config, start: int) -> Trackers:
-    """The trackers that the configuration names, told of the run and its settings."""
+    """The trackers that the configuration names, told of the run and its settings; on a cluster its metrics too."""
     return Trackers(
-        config.tracking.to,
+        [*config.tracking.to, *(["ray"] if os.environ.get("RAY_ADDRESS") else [])],
         config.run,
         project=config.tracking.project,
         name=config.name,
