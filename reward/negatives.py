@@ -37,8 +37,8 @@ KIND_WEIGHTS: dict[str, float] = {
     "breaks_fourth_wall": 0.5,
     "contradicts_card": 0.5,
 }
-"""Each kind's share of the negatives' weight, before it is normalised over the kinds that are there. The last three
-come from contrasts of one's own alone."""
+"""Each kind's share of the negatives' weight, before it is normalised over the kinds that are there. The tone of an
+assistant in disguise and the broken fourth wall come from contrasts of one's own alone."""
 _OWN_KIND = 0.4
 """Of a kind that a user's contrasts have made up."""
 _FULL_STOP = re.compile(r"[.!?](?=\s|$)[\"”’)*]*|[。！？…][”’」』）]*")

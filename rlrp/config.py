@@ -181,7 +181,12 @@ class RlConfig(Settings):
     checkpoint_every: int = Field(10, ge=1)
     """Steps between checkpoints; the last step always leaves one."""
     keep_checkpoints: int = Field(2, ge=1)
+    """How many of the newest stay. Beside them the one with the best reward stays, as ``checkpoints/best``."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+
+    staleness: int = Field(0, ge=0)
+    """0: every group is sampled by the policy that learns from it, and a seed gives the same bits. k: up to k further
+    batches are sampled while the learner works, by policies up to k steps older."""
 
     @model_validator(mode="before")
     @classmethod
@@ -216,6 +221,8 @@ class WorkerConfig(Settings):
     """The pool grows up to so many while work waits, as an autoscaling cluster makes room; null: it does not grow."""
     resources: dict[str, float] = Field(default_factory=dict)
     """Custom Ray resources that each actor asks for, such as ``{"L40S": 0.5}``."""
+    timeout_s: float | None = Field(None, gt=0)
+    """A call that takes longer has lost its actor: another is started and does it again; null waits."""
 
     @model_validator(mode="after")
     def _grows(self) -> WorkerConfig:
@@ -245,8 +252,15 @@ class ClusterConfig(Settings):
     rollout: WorkerConfig = WorkerConfig()
     reward: WorkerConfig = WorkerConfig()
     learner: WorkerConfig = WorkerConfig()
-    max_restarts: int = Field(3, ge=0)
-    """How often a rollout or reward actor that died is started again."""
+    max_restarts: int = Field(8, ge=0)
+    """How often in a row actors of a pool, or the learner, are started again with no work done in between."""
+    max_tries: int = Field(3, ge=1)
+    """A prompt over which so many actors died is given up, and reported as quarantined."""
+    straggler: float | None = Field(3.0, gt=1)
+    """Work that takes so many times what its like takes is also given to an idle actor, and the first answer counts;
+    null waits for it."""
+    start_timeout_s: float = Field(1800, gt=0)
+    """How long a run waits for room on the cluster, and a pool for its first actor."""
     placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] | None = None
     """Reserve the places of all actors together, packed on few nodes or spread over many (Ray's placement groups);
     null lets every actor find its own."""

@@ -66,7 +66,7 @@ def card_files(language: str) -> list[Path]:
 def test_counts(language: str):
     n = {"en": 48, "zh": 28}[language]
     shipped = pool(language)
-    assert (len(shipped.cards), len(shipped.dialogues), len(shipped.contrasts)) == (n, 3 * n, 5 * n)
+    assert (len(shipped.cards), len(shipped.dialogues), len(shipped.contrasts)) == (n, 3 * n, 6 * n)
     assert len(lines(f"general/{language}.jsonl")) == 60
     assert sum(len(read_prompts(DATA / f"prompts/{name}.jsonl")) for name in LANGUAGES) >= 150
 
@@ -149,7 +149,7 @@ def test_contrasts_are_matched_pairs(language: str):
         assert 0.6 < size(contrast.in_role, language) / size(contrast.faulty, language) < 1.6, contrast.id
     for slug, group in by_card.items():
         kinds = Counter(contrast.kind for contrast in group)
-        assert kinds == {"biography": 2, "speaks_for_user": 2, "over_cooperative": 1}, slug
+        assert kinds == {"biography": 2, "speaks_for_user": 2, "over_cooperative": 1, "contradicts_card": 1}, slug
 
 
 def test_ids_are_unique_and_kinds_balanced(language: str):

@@ -192,7 +192,7 @@ def step_ours(a: Any, folder: Path) -> Measured:
             ids, logps = tuple(c.ids for c in completions), tuple(c.logps for c in completions)
             groups.append(TrainGroup(prompt, ids, logps, tuple(advantages)))
         learner.step(groups)
-        state, expected = learner.adapter()
+        state, expected = learner.weights()
         if rollout.load_adapter(state) != expected:
             raise RuntimeError("the sampler holds other weights than it was sent")
         return sum(len(c.ids) for group in drawn for c in group)

@@ -7,6 +7,7 @@ Shapes: B completions, S tokens of all completions of a micro-batch end to end.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,14 +19,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rlrp.algorithms import Aggregate, Ratio, Surrogate
-from rlrp.lm.adapters import AdapterState, LoraSettings, adapter_state, add_lora, checksum
-from rlrp.lm.frozen import speed_up_frozen_linears
-from rlrp.lm.load import load_model
+from rlrp.lm.adapters import AdapterState, LoraSettings
 from rlrp.lm.scoring import TokenGroup, micro_batches, token_logprobs
-from rlrp.lm.self_check import use_shared_prefix
 from rlrp.rl.anchor import drawn, general_kl
+from rlrp.rl.engines import TorchEngine
 from rlrp.rl.kl import Estimator, KlController, kl_estimate
 from rlrp.rl.losses import LOSSES, token_weights
+from rlrp.rl.policy import Policy
 
 
 class TrainingDiverged(RuntimeError):
@@ -93,19 +93,16 @@ class Learner:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self.settings = settings
-        lm = load_model(
+        self.policy = Policy(
             settings.model,
+            lora=settings.lora,
             chat_template=settings.chat_template,
-            dtype=getattr(torch, settings.dtype),
+            share_prefix=settings.share_prefix,
+            seed=settings.seed,
+            dtype=settings.dtype,
             device=settings.device,
         )
-        self.share_prefix = settings.share_prefix and use_shared_prefix(lm.model)
-        self.model = add_lora(lm.model, settings.lora, seed=settings.seed)
-        speed_up_frozen_linears(self.model)
-        self.model.train()
-        self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=settings.learning_rate, weight_decay=0.0)
-        self.tokenizer = lm.tokenizer
+        self.engine = TorchEngine(self.policy.parameters, settings.learning_rate)
         # Without a coefficient there is no reference forward and so no KL to steer by.
         target = settings.kl_target if settings.kl_coef > 0 else None
         self.kl = KlController(settings.kl_coef, target, settings.kl_gain, floor=settings.kl_min_coef)
@@ -127,21 +124,21 @@ class Learner:
         weights = token_weights(lengths, settings.aggregate, max_tokens=settings.max_new_tokens).split(lengths.tolist())
         first = [sum(len(g.completions) for g in groups[:i]) for i in range(len(groups))]
         tally = _Tally([[0.0] * len(g.completions) for g in groups])
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * min(1.0, (self.updates + 1) / max(1, settings.warmup_steps))
+        self.engine.learning_rate = settings.learning_rate * min(
+            1.0, (self.updates + 1) / max(1, settings.warmup_steps)
+        )
         token_groups = [TokenGroup(g.prompt, g.completions) for g in groups]
-        for pack, places in micro_batches(token_groups, settings.token_budget, share_prefix=self.share_prefix):
+        for pack, places in micro_batches(token_groups, settings.token_budget, share_prefix=self.policy.share_prefix):
             weight = torch.cat([weights[first[g] + c] for g, c in places])
             self._micro_step(pack, places, groups, weight, tally)
         self._anchor_general(tally)
         if self.updates == 0:
             self._check_first_step(tally)
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), settings.max_grad_norm))
-        updated = self._update(tally.loss, grad_norm)
+        grad_norm, updated = self._update(tally.loss)
         kl = tally.mean("kl")
         metrics = tally.metrics() | {
             "grad_norm": grad_norm,
-            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+            "learning_rate": self.engine.learning_rate,
             "kl_coef": self.kl.coef,
             "skipped_in_a_row": float(self.skipped_in_a_row),
         }
@@ -158,14 +155,14 @@ class Learner:
         tally: _Tally,
     ) -> None:
         settings = self.settings
-        device = next(iter(self.parameters.values())).device
+        device = self.policy.device
         counts = [len(groups[g].completions[c]) for g, c in places]
         if not any(counts):
             return  # empty completions alone: nothing to learn from
         old = torch.tensor([x for g, c in places for x in groups[g].logps[c]], device=device)
         advantage = torch.tensor([groups[g].advantages[c] for g, c in places]).repeat_interleave(torch.tensor(counts))
         reference = self._reference(pack) if settings.kl_coef > 0 else None
-        logp = token_logprobs(self.model, pack, temperature=settings.temperature).logp
+        logp = token_logprobs(self.policy.model, pack, temperature=settings.temperature).logp
         kl = None
         if reference is not None:
             kl = kl_estimate(logp, reference, settings.kl_estimator, old_logp=old)
@@ -185,7 +182,7 @@ class Learner:
             ratio=settings.ratio,
             lengths=torch.tensor(counts),
         )
-        out.loss.backward()
+        self.engine.backward(out.loss)
         tally.loss += float(out.loss.detach())
         tally.add("ratio", out.ratio)
         tally.add("clip_fraction", out.clipped.float())
@@ -199,17 +196,16 @@ class Learner:
             return
         pairs = drawn(settings.general, settings.general_pairs, seed=settings.seed, step=self.updates)
         tokens = sum(pair.scored_tokens for pair in pairs)
-        for pack, _ in micro_batches(pairs, settings.token_budget, share_prefix=self.share_prefix):
-            kl = general_kl(self.model, pack)
+        for pack, _ in micro_batches(pairs, settings.token_budget, share_prefix=self.policy.share_prefix):
+            kl = general_kl(self.policy.model, pack)
             loss = settings.general_coef * kl.sum() / tokens
-            loss.backward()
+            self.engine.backward(loss)
             tally.loss += float(loss.detach())
             tally.add("general_kl", kl.detach())
 
-    @torch.no_grad()
     def _reference(self, pack: list[TokenGroup]) -> Tensor:
-        with self.model.disable_adapter():
-            return token_logprobs(self.model, pack, temperature=self.settings.temperature).logp
+        with self.policy.anchor() as model:
+            return token_logprobs(model, pack, temperature=self.settings.temperature).logp
 
     def _check_first_step(self, tally: _Tally) -> None:
         """Before the first update policy, sampler and anchor are one model; if they are not, nothing else matters."""
@@ -221,51 +217,32 @@ class Learner:
             if tally.mean(name) > tolerance:
                 raise TrainingDiverged(f"{meaning}: {tally.mean(name):.2g} nats a token, expected below {tolerance:g}")
 
-    def _update(self, loss: float, grad_norm: float) -> bool:
-        """Step, unless numbers are not finite; whether it did."""
-        finite = bool(torch.isfinite(torch.tensor([loss, grad_norm])).all())
-        if finite:
-            self.optimizer.step()
-            self.skipped_in_a_row = 0
-        else:
-            self.skipped_in_a_row += 1
-        self.optimizer.zero_grad(set_to_none=True)
+    def _update(self, loss: float) -> tuple[float, bool]:
+        """Step, unless numbers are not finite; the gradient's norm, and whether it did."""
+        grad_norm, updated = self.engine.step(self.settings.max_grad_norm, finite=math.isfinite(loss))
+        self.skipped_in_a_row = 0 if updated else self.skipped_in_a_row + 1
         self.updates += 1
         if self.skipped_in_a_row >= 3:
             raise TrainingDiverged("three losses in a row were not finite; the last checkpoint is from before them")
-        return finite
+        return grad_norm, updated
 
-    def adapter(self) -> tuple[AdapterState, str]:
-        """The policy's weights as a LoRA state, and their checksum."""
-        state = adapter_state(self.model)
-        return state, checksum(state)
+    def weights(self) -> tuple[AdapterState, str]:
+        """The policy's weights as samplers take them, and their checksum."""
+        return self.policy.weights()
 
     def save(self, folder: str | Path) -> None:
-        """Adapter, tokenizer and training state: what ``load`` needs for the same bits, without pickle."""
+        """Weights, tokenizer and training state: what ``load`` needs for the same bits, without pickle."""
         folder = Path(folder)
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-        moments = {}
-        for name, parameter in self.parameters.items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                moments[f"{key}/{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
-        save_file(moments, folder / "optimizer.safetensors")
+        self.policy.save(folder)
+        save_file(self.engine.state(), folder / "optimizer.safetensors")
         state = {"updates": self.updates, "skipped_in_a_row": self.skipped_in_a_row, "kl": self.kl.state()}
         (folder / "learner.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
     def load(self, folder: str | Path) -> None:
         """Continue from ``save``'s folder."""
-        from peft import set_peft_model_state_dict
-
         folder = Path(folder)
-        set_peft_model_state_dict(self.model, load_file(folder / "adapter_model.safetensors"))
-        moments = load_file(folder / "optimizer.safetensors")
-        for name, parameter in self.parameters.items():
-            found = {key.partition("/")[0]: value for key, value in moments.items() if key.partition("/")[2] == name}
-            if found:
-                self.optimizer.state[parameter] = {
-                    key: value if key == "step" else value.to(parameter) for key, value in found.items()
-                }
+        self.policy.load(folder)
+        self.engine.load_state(load_file(folder / "optimizer.safetensors"))
         state = json.loads((folder / "learner.json").read_text(encoding="utf-8"))
         self.updates, self.skipped_in_a_row = int(state["updates"]), int(state["skipped_in_a_row"])
         self.kl.load(state["kl"])

@@ -1,11 +1,11 @@
-"""Checkpoints: a PEFT adapter directory plus the training state, whole or absent, verified before use."""
+"""Checkpoints: what peft or transformers loads plus the training state, whole or absent, verified before use."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,56 @@ STATE = "training_state.json"
 
 
 def save_checkpoint(
-    run: Path, step: int, write: Callable[[str], None], state: dict[str, Any], *, keep: int = 2
+    run: Path,
+    step: int,
+    write: Callable[[str], None],
+    state: dict[str, Any],
+    *,
+    keep: int = 2,
+    score: float | None = None,
 ) -> Path:
-    """Write ``checkpoints/step-N`` by ``write(folder)``, point ``last`` at it, and drop all but the newest ``keep``."""
+    """Write ``checkpoints/step-N`` by ``write(folder)`` and point ``last`` at it.
+
+    The newest ``keep`` stay, and the one with the highest ``score``, which ``best`` points at.
+    """
     folder = run / "checkpoints" / f"step-{step:06d}"
     with atomic_folder(folder) as temporary:
         write(str(temporary))
         files = {str(p.relative_to(temporary)): sha256_file(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
-        write_json(temporary / STATE, {"step": step, **state, "sha256": files})
-    link = folder.with_name(f".last-{os.getpid()}")
-    link.unlink(missing_ok=True)
-    link.symlink_to(folder.name)
-    os.replace(link, folder.with_name("last"))
+        write_json(temporary / STATE, {"step": step, "score": score, **state, "sha256": files})
+    _point(folder.with_name("last"), folder)
     newest = _newest_first(run)
     at = newest.index(folder)
+    best = _best(newest[at:])
+    if best is not None:
+        _point(folder.with_name("best"), best)
     # What lies beyond this step was damaged, or this run would have gone on from it.
     for old in newest[:at] + newest[at + keep :]:
-        shutil.rmtree(old)
+        if old != best:
+            shutil.rmtree(old)
+    for unfinished in folder.parent.glob(".step-*"):  # of a process that was killed while it wrote
+        shutil.rmtree(unfinished)
     return folder
+
+
+def _point(link: Path, folder: Path) -> None:
+    new = link.with_name(f".{link.name}-{os.getpid()}")
+    new.unlink(missing_ok=True)
+    new.symlink_to(folder.name)
+    os.replace(new, link)
+
+
+def _best(folders: Sequence[Path]) -> Path | None:
+    """The folder with the highest score, the newest of equals; None if none has a score."""
+    scores = [(score, folder) for folder in folders if (score := _score(folder)) is not None]
+    return max(scores, key=lambda pair: (pair[0], pair[1].name))[1] if scores else None
+
+
+def _score(folder: Path) -> float | None:
+    if _damage(folder):
+        return None
+    score = read_json(folder / STATE).get("score")
+    return None if score is None else float(score)
 
 
 def latest_checkpoint(run: Path, *, settings: str) -> tuple[Path, dict[str, Any]] | None:

@@ -1,52 +1,61 @@
-"""The training loop: sample, judge, advantage, step, sync, log, checkpoint.
+"""The training loop: take judged groups, advantage, step, publish the weights, log, checkpoint.
 
-It knows neither Ray nor any reward: it is handed whatever samples, judges and learns.
+It knows neither Ray nor any reward: it is handed what samples and judges, learns, logs and keeps checkpoints.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from rlrp.algorithms import Baseline, Scale
-from rlrp.dialogue.types import Sample
-from rlrp.lm.adapters import AdapterState
-from rlrp.lm.prompts import Prompt
-from rlrp.lm.sampling import Completion, SampleRequest, SamplingSettings
-from rlrp.protocols import Judgement
 from rlrp.rl.learner import StepReport, TrainGroup, TrainingDiverged
 from rlrp.runtime.credit import set_advantages
 from rlrp.runtime.groups import Group
+from rlrp.runtime.ledger import Entry
 
 
-class Samples(Protocol):
-    def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[list[Completion]]: ...
-    def sync(self, state: AdapterState, expected: str) -> None: ...
+@dataclass
+class Batch:
+    """What a step learns from, what became of every draw that was used up for it, and what it took."""
+
+    groups: list[Group]
+    entries: list[Entry]
+    metrics: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
-class Judges(Protocol):
-    def judge(self, groups: Sequence[Sequence[Sample]]) -> list[list[Judgement]]: ...
+class Pending(Protocol):
+    """Work of the learner that was begun; ``refs`` are ready when it is done."""
+
+    refs: list[Any]
+
+    def result(self) -> StepReport: ...
+
+
+class Source(Protocol):
+    """Where judged groups come from (``runtime.batches``), and who gets the policy that they are sampled from."""
+
+    def publish(self, version: int, weights: Any, checksum: str) -> None: ...
+    def take(self, step: int) -> Batch: ...
+    def meanwhile(self, pending: Pending) -> StepReport: ...
 
 
 class Learns(Protocol):
-    def step(self, groups: Sequence[TrainGroup]) -> StepReport: ...
-    def adapter(self) -> tuple[AdapterState, str]: ...
+    def begin(self, groups: Sequence[TrainGroup]) -> Pending: ...
+    def weights(self) -> tuple[Any, str]: ...
 
 
 class Log(Protocol):
-    def write(self, step: int, groups: Sequence[Group], report: StepReport, seconds: dict[str, float]) -> None: ...
+    def write(self, step: int, batch: Batch, report: StepReport, seconds: dict[str, float]) -> None: ...
 
 
 @dataclass(frozen=True)
 class LoopSettings:
     steps: int
-    group_size: int
-    sampling: SamplingSettings
-    seed: int = 0
     baseline: Baseline = "group"
     advantage_scale: Scale = "group"
     checkpoint_every: int = 10
@@ -56,53 +65,37 @@ class LoopSettings:
 
 def train(
     settings: LoopSettings,
-    prompts_at: Callable[[int], list[Prompt]],
-    rollouts: Samples,
-    judges: Judges,
+    source: Source,
     learner: Learns,
     log: Log,
-    checkpoint: Callable[[int], None],
+    checkpoint: Callable[[int, Batch], None],
     start: int = 0,
 ) -> None:
-    """Run steps ``start`` to ``settings.steps``. Everything random is a function of the seed and the step."""
-    rollouts.sync(*learner.adapter())
+    """Run steps ``start`` to ``settings.steps``. Everything random is a function of the seed and of what is drawn."""
+    source.publish(start, *learner.weights())
     for step in range(start, settings.steps):
         clock = _Clock()
-        with clock("sample"):
-            prompts = prompts_at(step)
-            requests = [SampleRequest(p.ids, completion_seeds(settings, step, i)) for i, p in enumerate(prompts)]
-            completions = rollouts.sample(requests, settings.sampling)
-            groups = [Group(p, c) for p, c in zip(prompts, completions, strict=True)]
-        with clock("judge"):
-            for group, judgements in zip(groups, judges.judge([g.samples() for g in groups]), strict=True):
-                group.judgements = judgements
-        set_advantages(groups, settings.advantage_scale, settings.baseline)
+        batch = source.take(step)
+        set_advantages(batch.groups, settings.advantage_scale, settings.baseline)
         with clock("learn"):
-            report = learner.step([group.training() for group in groups])
-            for group, kl in zip(groups, report.kl, strict=True):
+            report = source.meanwhile(learner.begin([group.training() for group in batch.groups]))
+            for group, kl in zip(batch.groups, report.kl, strict=True):
                 group.kl = kl
         with clock("sync"):
-            rollouts.sync(*learner.adapter())
-        log.write(step, groups, report, clock.seconds)
-        check_agreement(step, report, settings.max_logp_gap)
-        if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
-            checkpoint(step + 1)
+            source.publish(step + 1, *learner.weights())
+        log.write(step, batch, report, batch.seconds | clock.seconds)
+        check_agreement(step, batch, report, settings.max_logp_gap)
+        checkpoint(step + 1, batch)
 
 
-def check_agreement(step: int, report: StepReport, most: float) -> None:
+def check_agreement(step: int, batch: Batch, report: StepReport, most: float) -> None:
     """Stop a run whose sampler speaks for other weights than the learner's, whatever the checksums said."""
     gap = report.metrics.get("logp_gap", 0.0)
-    if gap > most:
+    if gap > most and not batch.metrics.get("staleness_max"):
         raise TrainingDiverged(
             f"step {step + 1}: sampler and learner differ by {gap:.2g} nats a token, expected below {most:g}; "
             "the last checkpoint is from before"
         )
-
-
-def completion_seeds(settings: LoopSettings, step: int, prompt: int) -> tuple[int, ...]:
-    """One seed per completion, so that what is drawn depends neither on batching nor on the number of actors."""
-    keys = (f"{settings.seed}/{step}/{prompt}/{g}".encode() for g in range(settings.group_size))
-    return tuple(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) for key in keys)
 
 
 class _Clock:
@@ -110,7 +103,7 @@ class _Clock:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def __call__(self, name: str):  # type: ignore[no-untyped-def]
+    def __call__(self, name: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - started

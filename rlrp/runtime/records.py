@@ -13,9 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rlrp.files import atomic_path, read_jsonl, write_text
+from rlrp.files import atomic_path, read_jsonl
 from rlrp.rl.learner import StepReport
 from rlrp.runtime.groups import Group
+from rlrp.runtime.ledger import Ledger, keep_steps
+from rlrp.runtime.loop import Batch
 from rlrp.runtime.trackers import Trackers, finite
 
 
@@ -31,11 +33,14 @@ class RunLog:
             if int(path.stem.removeprefix("step-")) > start:
                 path.unlink()
         self.stream = self.path.open("a", encoding="utf-8")
+        self.ledger = Ledger(folder, start)
         self.trackers = trackers or Trackers(["tensorboard"], folder, start=start)
 
-    def write(self, step: int, groups: Sequence[Group], report: StepReport, seconds: dict[str, float]) -> None:
-        row = {"step": step + 1, **report.metrics, **reward_metrics(groups)}
+    def write(self, step: int, batch: Batch, report: StepReport, seconds: dict[str, float]) -> None:
+        groups = batch.groups
+        row = {"step": step + 1, **report.metrics, **reward_metrics(groups), **batch.metrics}
         row |= {f"seconds/{name}": value for name, value in seconds.items()}
+        self.ledger.write(step, batch.entries)
         self.stream.write(json.dumps({k: _finite(v) for k, v in row.items()}) + "\n")
         self.stream.flush()
         os.fsync(self.stream.fileno())
@@ -46,6 +51,7 @@ class RunLog:
 
     def close(self) -> None:
         self.stream.close()
+        self.ledger.close()
         self.trackers.close()
 
 
@@ -101,14 +107,6 @@ def write_samples(path: Path, step: int, groups: Sequence[Group]) -> None:
     arrays = {n: pa.array(v, pa.float64()) if n.startswith("term/") else pa.array(v) for n, v in columns.items()}
     with atomic_path(path) as temporary:
         pq.write_table(pa.table(arrays), temporary)
-
-
-def keep_steps(path: Path, steps: int) -> None:
-    """Drop the lines after the first ``steps`` steps; an unfinished last line goes with them."""
-    if not path.exists():
-        return
-    whole = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    write_text(path, "".join(line for line in whole if json.loads(line)["step"] <= steps))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

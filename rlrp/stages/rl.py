@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,26 @@ from rlrp.protocols import Reward, Totals
 from rlrp.rl.learner import LearnerSettings
 from rlrp.rl.order import CARDS, USER_PROMPTS, shuffled
 from rlrp.runtime import checkpoints, cluster
-from rlrp.runtime.loop import LoopSettings, train
+from rlrp.runtime.actors import Placement
+from rlrp.runtime.batches import Batches, BatchSettings
+from rlrp.runtime.learners import RemoteLearner
+from rlrp.runtime.loop import LoopSettings
+from rlrp.runtime.pool import Faults
+from rlrp.runtime.pools import Rollouts, reward_pool
 from rlrp.runtime.records import RunLog
-from rlrp.runtime.totals import DriverTotals
 from rlrp.runtime.trackers import Trackers
+from rlrp.runtime.training import Training
 from rlrp.runtime.workers import RolloutSettings
 from rlrp.stages.sft import lora_settings
 
+_CHECKED = 1000
+"""Draws whose prompts are measured before anything starts."""
+
 
 class PromptOrder:
-    """Which prompts a step uses: every user prompt once per epoch, each time before another training character.
+    """The prompt of a draw: every user prompt once per epoch, each time before another training character.
 
-    A function of the seed and the step alone, so a resumed run goes on where it was.
+    A function of the seed and the draw alone, so a resumed run goes on where it was.
     """
 
     def __init__(
@@ -42,17 +49,13 @@ class PromptOrder:
         cards: dict[str, CharacterCard],
         prompts: Sequence[UserPrompt],
         *,
-        per_step: int,
         seed: int,
     ):
         self.chat, self.cards, self.prompts = chat, cards, list(prompts)
         self.slugs = sorted(cards)
-        self.per_step, self.seed = per_step, seed
+        self.seed = seed
 
-    def __call__(self, step: int) -> list[Prompt]:
-        return [self._prompt(step * self.per_step + i) for i in range(self.per_step)]
-
-    def _prompt(self, draw: int) -> Prompt:
+    def __call__(self, draw: int) -> Prompt:
         user = self.prompts[shuffled(draw, len(self.prompts), seed=self.seed, stream=USER_PROMPTS)]
         slug = self.slugs[shuffled(draw, len(self.slugs), seed=self.seed, stream=CARDS)]
         messages = (Message("user", user.text),)
@@ -111,17 +114,16 @@ def rl_fingerprint(config: Config, model: str, reward_hash: str) -> str:
     return fingerprint(rl, config.data, config.seed, model, reward_hash)
 
 
-def check_context(prompts: PromptOrder, steps: int, max_new_tokens: int, context: int) -> None:
+def check_context(prompts: PromptOrder, draws: int, max_new_tokens: int, context: int) -> None:
     """Refuse, before anything starts, a prompt that leaves no room for its reply."""
-    for step in range(min(steps, len(prompts.prompts))):
-        for prompt in prompts(step):
-            if len(prompt.ids) + max_new_tokens > context:
-                raise UserError(
-                    f"card {prompt.card_id!r} makes a prompt of {len(prompt.ids)} tokens; with a reply of "
-                    f"{max_new_tokens} it exceeds the model's context of {context}: shorten the card or lower the "
-                    "reply's length",
-                    place="rl.max_new_tokens",
-                )
+    for prompt in map(prompts, range(min(draws, _CHECKED))):
+        if len(prompt.ids) + max_new_tokens > context:
+            raise UserError(
+                f"card {prompt.card_id!r} makes a prompt of {len(prompt.ids)} tokens; with a reply of "
+                f"{max_new_tokens} it exceeds the model's context of {context}: shorten the card or lower the "
+                "reply's length",
+                place="rl.max_new_tokens",
+            )
 
 
 def train_rl(
@@ -143,34 +145,34 @@ def train_rl(
     run, rl = config.run, config.rl
     settings = rl_fingerprint(config, model, reward_hash)
     found = checkpoints.latest_checkpoint(run, settings=settings)
-    start = int(found[1]["step"]) if found else 0
-    if found and start >= rl.steps:
+    if found and found[1]["step"] >= rl.steps:
         return found[0]
-    tokenizer = load_tokenizer(model, chat_template=config.chat_template)
-    order = PromptOrder(ChatFormat(tokenizer), cards, prompts, per_step=rl.prompts, seed=config.seed)
-    check_context(order, rl.steps, rl.max_new_tokens, _context(model))
+    chat = ChatFormat(load_tokenizer(model, chat_template=config.chat_template))
+    order = PromptOrder(chat, cards, prompts, seed=config.seed)
+    check_context(order, rl.steps * rl.prompts, rl.max_new_tokens, _context(model))
     cluster.connect()
-    log = RunLog(run, start, show, open_trackers(config, start))
     try:
-        general = general_pairs(config, ChatFormat(tokenizer))
-        learner = cluster.RemoteLearner(learner_settings(config, model, general), _placement(config.cluster.learner))
-        rollouts = cluster.Rollouts(
-            _rollout_settings(config, model), _placement(config.cluster.rollout), config.cluster.max_restarts
+        places = _placements(config)
+        rollouts = Rollouts(
+            _rollout_settings(config, model), places["rollout"], _faults(config, config.cluster.rollout)
         )
-        judges = cluster.Judges(
-            build_reward,
-            _placement(config.cluster.reward),
-            config.cluster.max_restarts,
-            _threads(config.cluster.reward),
+        judges = reward_pool(
+            build_reward, places["reward"], _faults(config, config.cluster.reward), _threads(config.cluster.reward)
         )
-        if found:
-            learner.load(str(found[0].absolute()))
-            totals.load_state(found[1].get("totals", {}))
-        save = partial(_checkpoint, run.absolute(), learner, totals, settings, reward_hash, rl.keep_checkpoints)
-        judged = DriverTotals(judges, totals)
-        train(loop_settings(config), order, rollouts, judged, learner, log, save, start)
+        training = Training(
+            folder=run,
+            loop=loop_settings(config),
+            learner=RemoteLearner(learner_settings(config, model, general_pairs(config, chat)), places["learner"]),
+            batches=Batches(batch_settings(config), order, rollouts, judges, totals),
+            totals=totals,
+            open_log=lambda start: RunLog(run, start, show, open_trackers(config, start)),
+            settings=settings,
+            reward=reward_hash,
+            keep=rl.keep_checkpoints,
+            max_restarts=config.cluster.max_restarts,
+        )
+        training.run()
     finally:
-        log.close()
         cluster.disconnect()
     return run / "checkpoints" / "last"
 
@@ -187,28 +189,57 @@ def open_trackers(config: Config, start: int) -> Trackers:
     )
 
 
-def loop_settings(config: Config) -> LoopSettings:
+def batch_settings(config: Config) -> BatchSettings:
     rl = config.rl
-    sampling = SamplingSettings(max_new_tokens=rl.max_new_tokens, temperature=rl.temperature)
-    # Merged and unmerged adapters round differently, in bfloat16 visibly so.
-    gap = 0.01 if rl.dtype == "float32" else 0.25
-    return LoopSettings(
-        steps=rl.steps,
+    return BatchSettings(
+        prompts=rl.prompts,
         group_size=rl.group_size,
-        sampling=sampling,
+        sampling=SamplingSettings(max_new_tokens=rl.max_new_tokens, temperature=rl.temperature),
         seed=config.seed,
-        baseline=ALGORITHMS[rl.algorithm].baseline,
-        advantage_scale=rl.advantage_scale,
-        checkpoint_every=rl.checkpoint_every,
-        max_logp_gap=gap,
+        staleness=rl.staleness,
     )
 
 
-def _checkpoint(
-    run: Path, learner: cluster.RemoteLearner, totals: Totals, settings: str, reward_hash: str, keep: int, step: int
-) -> None:
-    state = {"settings": settings, "reward": reward_hash, "totals": totals.state()}
-    checkpoints.save_checkpoint(run, step, learner.save, state, keep=keep)
+def loop_settings(config: Config) -> LoopSettings:
+    rl = config.rl
+    return LoopSettings(
+        steps=rl.steps,
+        baseline=ALGORITHMS[rl.algorithm].baseline,
+        advantage_scale=rl.advantage_scale,
+        checkpoint_every=rl.checkpoint_every,
+        # Merged and unmerged adapters round differently, in bfloat16 visibly so.
+        max_logp_gap=0.01 if rl.dtype == "float32" else 0.25,
+    )
+
+
+def _placements(config: Config) -> dict[str, Placement]:
+    """Where the actors of each pool go."""
+    wanted = config.cluster
+    places = {
+        name: Placement(
+            actors=worker.actors,
+            most=worker.max_actors,
+            cpus=worker.cpus,
+            gpus=worker.gpus,
+            memory_gb=worker.memory_gb,
+            resources=worker.resources,
+        )
+        for name, worker in (("rollout", wanted.rollout), ("reward", wanted.reward), ("learner", wanted.learner))
+    }
+    if wanted.placement is None:
+        return places
+    return cluster.reserve(places, wanted.placement, colocate=wanted.colocate, wait_s=wanted.start_timeout_s)
+
+
+def _faults(config: Config, worker: WorkerConfig) -> Faults:
+    wanted = config.cluster
+    return Faults(
+        max_restarts=wanted.max_restarts,
+        max_tries=wanted.max_tries,
+        timeout_s=worker.timeout_s,
+        start_timeout_s=wanted.start_timeout_s,
+        straggler=wanted.straggler,
+    )
 
 
 def _rollout_settings(config: Config, model: str) -> RolloutSettings:
@@ -229,10 +260,6 @@ def _context(model: str) -> int:
     from rlrp.lm.load import resolve_model
 
     return int(getattr(AutoConfig.from_pretrained(resolve_model(model)), "max_position_embeddings", 1 << 30))
-
-
-def _placement(worker: WorkerConfig) -> cluster.Placement:
-    return cluster.Placement(worker.actors, worker.cpus, worker.gpus, worker.memory_gb)
 
 
 def _device(worker: WorkerConfig) -> str:

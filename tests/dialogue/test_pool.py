@@ -126,4 +126,4 @@ def test_the_shipped_split(language: str, cards: int, held_out: int):
     pool = load_pool(**folders, held_out="builtin:splits.json")
     assert (len(pool.cards), len(pool.held_out)) == (cards, held_out)
     assert len(pool.held_out_dialogues) == 3 * held_out
-    assert len(pool.train_contrasts) == 5 * (cards - held_out)
+    assert len(pool.train_contrasts) == 6 * (cards - held_out)

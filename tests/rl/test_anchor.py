@@ -25,20 +25,20 @@ def learner(tiny_folder: str) -> Learner:
 
 def moved(learner: Learner) -> None:
     generator = torch.Generator().manual_seed(0)
-    for name, parameter in learner.parameters.items():
+    for name, parameter in learner.policy.parameters.items():
         if "lora_B" in name:
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
 
 
 def test_a_policy_that_has_not_moved_is_at_its_anchor(learner: Learner) -> None:
-    assert general_kl(learner.model, PAIRS).abs().max() < 1e-6
+    assert general_kl(learner.policy.model, PAIRS).abs().max() < 1e-6
 
 
 def test_it_is_the_kl_of_the_whole_distributions_with_its_gradient(learner: Learner) -> None:
     moved(learner)
-    plain = copy.deepcopy(learner.model)
+    plain = copy.deepcopy(learner.policy.model)
     plain.get_base_model().set_attn_implementation("eager")
-    kl = general_kl(learner.model, PAIRS)
+    kl = general_kl(learner.policy.model, PAIRS)
     kl.sum().backward()
 
     rows = []
@@ -51,7 +51,7 @@ def test_it_is_the_kl_of_the_whole_distributions_with_its_gradient(learner: Lear
     expected.sum().backward()
     assert kl.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
     wanted = {name: p.grad for name, p in plain.named_parameters() if p.requires_grad}
-    for name, parameter in learner.parameters.items():
+    for name, parameter in learner.policy.parameters.items():
         assert torch.allclose(parameter.grad, wanted[name], atol=1e-5)
 
 
@@ -61,11 +61,11 @@ def test_the_learner_adds_it_to_its_step_and_logs_it(learner: Learner) -> None:
     learner.settings = replace(learner.settings, general=tuple(PAIRS), general_pairs=2, learning_rate=1e-3)
     moved(learner)
     learner.updates = 1
-    before = general_kl(learner.model, PAIRS).mean().item()
+    before = general_kl(learner.policy.model, PAIRS).mean().item()
     metrics = learner.step([idle]).metrics
     assert metrics["general_kl"] == pytest.approx(before, rel=1e-4) and metrics["loss"] == pytest.approx(before)
     assert metrics["reply_tokens_total"] == 2
-    assert float(general_kl(learner.model, PAIRS).mean()) < before
+    assert float(general_kl(learner.policy.model, PAIRS).mean()) < before
 
 
 def test_every_pair_comes_once_an_epoch_in_an_order_of_the_seed() -> None:

@@ -49,7 +49,7 @@ def drawn(tiny_folder: str) -> list[TrainGroup]:
 def random_adapter(learner: Learner, seed: int = 0) -> None:
     """A policy that has moved away from its anchor, past the first step's check."""
     generator = torch.Generator().manual_seed(seed)
-    for name, parameter in learner.parameters.items():
+    for name, parameter in learner.policy.parameters.items():
         if "lora_B" in name:
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
     learner.updates = 1
@@ -60,16 +60,16 @@ def gradients(learner: Learner, groups: Sequence[TrainGroup]) -> tuple[dict[str,
     seen: dict[str, torch.Tensor] = {}
 
     def capture() -> None:
-        seen.update({n: p.grad.clone() for n, p in learner.parameters.items() if p.grad is not None})
+        seen.update({n: p.grad.clone() for n, p in learner.policy.parameters.items() if p.grad is not None})
 
-    learner.optimizer.step = capture  # type: ignore[method-assign,assignment]
+    learner.engine.optimizer.step = capture  # type: ignore[method-assign,assignment]
     report = learner.step(groups)
     return seen, report
 
 
 def test_the_first_step_is_on_policy_and_at_its_anchor(settings: LearnerSettings, drawn: list[TrainGroup]) -> None:
     learner = Learner(settings)
-    before = checksum(adapter_state(learner.model))
+    before = checksum(adapter_state(learner.policy.model))
     report = learner.step(drawn)
     m = report.metrics
     assert m["kl"] == pytest.approx(0, abs=1e-6)
@@ -81,7 +81,7 @@ def test_the_first_step_is_on_policy_and_at_its_anchor(settings: LearnerSettings
     assert m["loss"] == pytest.approx(0, abs=1e-5)
     assert m["reply_tokens_total"] == sum(len(c) for g in drawn for c in g.completions)
     assert [len(row) for row in report.kl] == [3, 3]
-    assert learner.adapter()[1] == checksum(learner.adapter()[0]) != before
+    assert learner.weights()[1] == checksum(learner.weights()[0]) != before
 
 
 def test_gradients_are_made_by_operations_that_repeat_their_bits(
@@ -89,7 +89,7 @@ def test_gradients_are_made_by_operations_that_repeat_their_bits(
 ) -> None:
     """A demo once left its own tracks in step 6: the backward of a gather added in the order of its threads."""
     learner, seen = Learner(settings), []
-    parameter = next(iter(learner.parameters.values()))
+    parameter = next(iter(learner.policy.parameters.values()))
     parameter.register_hook(lambda _: seen.append(torch.are_deterministic_algorithms_enabled()))
     learner.step(drawn)
     assert seen and all(seen)
@@ -124,7 +124,7 @@ def test_the_gradient_is_that_of_the_objective_written_out(
     settings = replace(settings, surrogate=surrogate, ratio=of, aggregate=aggregate)
     learner = Learner(replace(settings, max_grad_norm=1e9, kl_coef=0.7))
     random_adapter(learner)
-    model = copy.deepcopy(learner.model)
+    model = copy.deepcopy(learner.policy.model)
     model.get_base_model().set_attn_implementation("eager")
 
     objective, rows = torch.zeros(()), [(g, c) for g in drawn for c in range(3)]
@@ -192,7 +192,7 @@ def test_training_without_sharing_is_the_same_training(architecture: str, tmp_pa
             )
         )
         worker = RolloutWorker(RolloutSettings(folder, lora=LORA, share_prefix=share))
-        assert learner.share_prefix is share
+        assert learner.policy.share_prefix is share
         for step in range(3):
             requests = [
                 SampleRequest(p, tuple(range(9 * step + 3 * i, 9 * step + 3 * i + 3))) for i, p in enumerate(PROMPTS)
@@ -205,7 +205,7 @@ def test_training_without_sharing_is_the_same_training(architecture: str, tmp_pa
                     for p, group, advantages in zip(PROMPTS, drawn, ADVANTAGES, strict=True)
                 ]
             )
-            state, expected = learner.adapter()
+            state, expected = learner.weights()
             assert worker.load_adapter(state) == expected
         weights.append(state)
     assert said[:3] == said[3:]
@@ -233,10 +233,10 @@ def test_a_sampler_that_disagrees_is_found_before_the_first_update(
     settings: LearnerSettings, drawn: list[TrainGroup]
 ) -> None:
     learner = Learner(settings)
-    before = checksum(adapter_state(learner.model))
+    before = checksum(adapter_state(learner.policy.model))
     with pytest.raises(TrainingDiverged, match=r"sampler and learner disagree.*0\.01 nats"):
         learner.step(shifted(drawn, 0.01))
-    assert checksum(adapter_state(learner.model)) == before
+    assert checksum(adapter_state(learner.policy.model)) == before
     Learner(settings).step(shifted(drawn, 1e-4))  # rounding is no disagreement
 
 
@@ -252,7 +252,7 @@ def test_a_policy_that_is_not_its_anchor_is_found_before_the_first_update(
     random_adapter(learner)
     learner.updates = 0
     worker = RolloutWorker(RolloutSettings(settings.model, lora=LORA))
-    worker.load_adapter(learner.adapter()[0])
+    worker.load_adapter(learner.weights()[0])
     groups = []
     for group in drawn:
         (completions,) = worker.sample(
@@ -271,12 +271,12 @@ def test_a_loss_that_is_not_finite_skips_the_step_and_three_in_a_row_stop(
     learner = Learner(replace(settings, kl_target=0.1))
     bad = [replace(g, advantages=(float("nan"), 0.0, 0.0)) for g in drawn]
     learner.step(drawn)
-    before, coef = checksum(adapter_state(learner.model)), learner.kl.coef
+    before, coef = checksum(adapter_state(learner.policy.model)), learner.kl.coef
     for expected in (1, 2):
         assert learner.step(bad).metrics["skipped_in_a_row"] == expected
-    assert checksum(adapter_state(learner.model)) == before
+    assert checksum(adapter_state(learner.policy.model)) == before
     assert learner.step(drawn).metrics["skipped_in_a_row"] == 0  # a good one in between starts the count again
-    assert checksum(adapter_state(learner.model)) != before
+    assert checksum(adapter_state(learner.policy.model)) != before
     assert math.isfinite(learner.kl.coef) and learner.kl.coef != coef  # the KL itself was finite all along
     learner.step(bad)
     learner.step(bad)
@@ -289,7 +289,7 @@ def test_weights_that_are_not_finite_leave_the_coefficient_alone(
 ) -> None:
     learner = Learner(replace(settings, kl_target=0.1))
     random_adapter(learner)
-    next(iter(learner.parameters.values())).data[:] = float("nan")
+    next(iter(learner.policy.parameters.values())).data[:] = float("nan")
     report = learner.step(drawn)
     assert report.metrics["skipped_in_a_row"] == 1
     assert learner.kl.coef == settings.kl_coef
@@ -312,24 +312,24 @@ def test_a_resumed_run_goes_on_bit_by_bit(
     for _ in range(2):
         learner.step(drawn)
     learner.save(tmp_path / "saved")
-    expected = [(learner.step(drawn).metrics, learner.adapter()[1]) for _ in range(2)]
+    expected = [(learner.step(drawn).metrics, learner.weights()[1]) for _ in range(2)]
 
     torch.manual_seed(12345)  # another process has another state
     resumed = Learner(settings)
-    assert resumed.adapter()[1] != expected[0][1]
+    assert resumed.weights()[1] != expected[0][1]
     resumed.load(tmp_path / "saved")
     assert resumed.updates == 2
     assert resumed.kl.coef != settings.kl_coef
-    assert [(resumed.step(drawn).metrics, resumed.adapter()[1]) for _ in range(2)] == expected
+    assert [(resumed.step(drawn).metrics, resumed.weights()[1]) for _ in range(2)] == expected
 
 
 def test_a_fresh_learner_can_be_saved_too(settings: LearnerSettings, tmp_path: Path) -> None:
     learner = Learner(settings)
     learner.save(tmp_path)
     other = Learner(replace(settings, seed=7))
-    assert other.adapter()[1] != learner.adapter()[1]
+    assert other.weights()[1] != learner.weights()[1]
     other.load(tmp_path)
-    assert other.adapter()[1] == learner.adapter()[1]
+    assert other.weights()[1] == learner.weights()[1]
 
 
 def test_a_checkpoint_is_an_adapter_that_anyone_can_load(
@@ -342,7 +342,7 @@ def test_a_checkpoint_is_an_adapter_that_anyone_can_load(
     learner.save(tmp_path)
     group = [TokenGroup((1, 2, 3), ((4, 5), (6,)))]
     with torch.no_grad():
-        expected = plain_logprobs(learner.model.eval(), group)
+        expected = plain_logprobs(learner.policy.model.eval(), group)
         ours = plain_logprobs(load_model(str(tmp_path)).model, group)
         theirs = plain_logprobs(AutoPeftModelForCausalLM.from_pretrained(tmp_path), group)
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)

@@ -11,7 +11,9 @@ import pytest
 
 from rlrp.rl.learner import StepReport
 from rlrp.runtime.groups import Group
-from rlrp.runtime.records import RunLog, keep_steps, read_metrics, reward_metrics
+from rlrp.runtime.ledger import Entry, check_ledger, keep_steps, read_ledger
+from rlrp.runtime.loop import Batch
+from rlrp.runtime.records import RunLog, read_metrics, reward_metrics
 
 from .made import judged
 
@@ -30,7 +32,12 @@ def group(id: str = "p0") -> Group:
 def write(folder: Path, steps: range, start: int = 0, *, loss: float = 0.5) -> None:
     log = RunLog(folder, start)
     for step in steps:
-        log.write(step, [group(f"{step}/0"), group(f"{step}/1")], StepReport({"loss": loss, "kl": 0.1}), {"learn": 2.0})
+        batch = Batch(
+            [group(f"{step}/0"), group(f"{step}/1")],
+            [Entry(2 * step + i, f"{step}/{i}", step, 1, "trained") for i in range(2)],
+            {"dropped": 0.0},
+        )
+        log.write(step, batch, StepReport({"loss": loss, "kl": 0.1}), {"learn": 2.0})
     log.close()
 
 
@@ -71,7 +78,7 @@ def test_a_number_that_is_none_stays_valid_json(tmp_path: Path) -> None:
 def test_each_step_is_shown(tmp_path: Path) -> None:
     shown: list[int] = []
     log = RunLog(tmp_path, 0, lambda row: shown.append(row["step"]))
-    log.write(0, [group()], StepReport({}), {})
+    log.write(0, Batch([group()], []), StepReport({}), {})
     log.close()
     assert shown == [1]
 
@@ -101,6 +108,9 @@ def test_a_resumed_run_drops_what_it_will_do_again(tmp_path: Path) -> None:
         (2, 0.5),
         (3, 0.7),
     ]
+    entries = read_ledger(tmp_path)
+    assert [(step, entry.draw) for step, entry in entries] == [(1, 0), (1, 1), (2, 2), (2, 3), (3, 4), (3, 5)]
+    assert check_ledger(entries) == []
     assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == [f"step-00000{n}.parquet" for n in (1, 2, 3)]
 
 

@@ -1,0 +1,76 @@
+"""One actor: what it asks of the cluster, how it holds its worker, how its answers and its death reach the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
+
+from rlrp.memory import keep_freed_memory
+
+GONE = (RayActorError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
+"""What Ray raises where an actor, its node or its answer is lost; the same work can be done elsewhere."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What one pool asks of the cluster, per actor."""
+
+    actors: int = 1
+    most: int | None = None
+    """How many it may grow to while work waits; None: it does not grow."""
+    cpus: float = 0.5
+    gpus: float = 0.0
+    memory_gb: float | None = None
+    resources: Mapping[str, float] = field(default_factory=dict)
+    group: Any = None
+    """A Ray placement group that the first ``actors`` actors have their places in."""
+    bundles: tuple[int, ...] = ()
+    """Which bundle of ``group`` each of them takes."""
+
+    def options(self, index: int) -> dict[str, Any]:
+        """Ray's options for the actor of a number; beyond the group's bundles it lies wherever there is room."""
+        options: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": self.gpus}
+        if self.memory_gb:
+            options["memory"] = int(self.memory_gb * 1e9)
+        if self.resources:
+            options["resources"] = dict(self.resources)
+        if self.group is not None and index < len(self.bundles):
+            from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
+                placement_group=self.group, placement_group_bundle_index=self.bundles[index]
+            )
+        return options
+
+
+class Host:
+    """The actor that holds a worker. It builds the worker in a call of its own: an error there reaches the caller as
+    what it is, where one raised in an actor's constructor only says that the actor died."""
+
+    def __init__(self, make: Callable[[], Any]):
+        self.make = make
+
+    def start(self) -> None:
+        keep_freed_memory()
+        self.worker = self.make()
+
+    def do(self, method: str, *args: Any) -> Any:
+        return getattr(self.worker, method)(*args)
+
+
+def call(reference: Any) -> Any:
+    """``ray.get`` that raises what the worker raised, not Ray's wrapper around it."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        raise error.cause from error
+
+
+def cause_of(error: BaseException) -> str:
+    """The first line of what Ray says of a death."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

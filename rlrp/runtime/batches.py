@@ -1,0 +1,281 @@
+"""From draws to judged groups: what a step learns from, sampled and judged by pools of actors, ahead where allowed.
+
+A draw is a number that names a prompt and the seeds of its completions: whoever samples it, and however often it must
+be sampled again, it is the same work. With ``staleness`` 0 a step's groups are sampled by the policy that learns from
+them, in the order of the draws: the same bits every time. With ``staleness`` k up to k further batches are sampled and
+judged while the learner works, each group by the newest weights that its actor had; groups are taken as they become
+ready, and one that is older than k steps by then is drawn again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rlrp.lm.prompts import Prompt
+from rlrp.lm.sampling import SampleRequest, SamplingSettings
+from rlrp.protocols import Totals
+from rlrp.rl.advantages import equal_groups
+from rlrp.rl.learner import StepReport
+from rlrp.runtime.groups import Group
+from rlrp.runtime.ledger import Entry, Outcome
+from rlrp.runtime.loop import Batch, Pending
+from rlrp.runtime.pool import Pool, Task, wait
+from rlrp.runtime.pools import Rollouts
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    prompts: int
+    group_size: int
+    sampling: SamplingSettings
+    seed: int = 0
+    staleness: int = 0
+    """How many steps older than the policy that learns from it a group may be."""
+    rounds: int = 0
+    """DAPO's dynamic sampling (arXiv 2503.14476, section 3.2): how often groups whose rewards are all equal are
+    replaced by further draws; 0 keeps them."""
+
+
+@dataclass(eq=False)
+class Unit:
+    """One draw on its way."""
+
+    draw: int
+    prompt: Prompt
+    group: Group | None = None
+    version: int = 0
+    tries: int = 1
+    ready: bool = False
+    lost: str | None = None
+
+
+class Batches:
+    """Feeds the learner from a pool of rollout actors and one of reward actors."""
+
+    def __init__(
+        self,
+        settings: BatchSettings,
+        prompt_of: Callable[[int], Prompt],
+        rollouts: Rollouts,
+        judges: Pool,
+        totals: Totals,
+    ):
+        self.settings, self.prompt_of = settings, prompt_of
+        self.rollouts, self.judges, self.totals = rollouts, judges, totals
+        self.units: dict[int, Unit] = {}
+        self.version = self.next_draw = 0
+        self.again: list[int] = []
+        self._seconds: dict[str, float] = {}
+        self._tokens = 0
+
+    # -- what the loop calls -----------------------------------------------------------------------------------------
+
+    def publish(self, version: int, weights: Any, checksum: str) -> None:
+        """The policy that rollouts sample from now on."""
+        self.version = version
+        self.rollouts.publish(version, weights, checksum)
+
+    def take(self, step: int) -> Batch:
+        """The next batch, sampled and judged."""
+        started, wanted = time.perf_counter(), self.settings.prompts
+        busy = self.rollouts.busy_seconds
+        batch = Batch([], [])
+        spare: list[Group] = []
+        for rounds in range(self.settings.rounds + 1):
+            used = self._next(step, wanted - len(batch.groups), batch)
+            for unit, group in used:
+                dull = bool(self.settings.rounds) and is_equal(group)
+                (spare if dull else batch.groups).append(group)
+                batch.entries.append(self._entry(unit, "equal" if dull else "trained"))
+            if len(batch.groups) == wanted or rounds == self.settings.rounds:
+                break
+        # A batch of equal groups alone still moves the policy towards its anchor.
+        batch.groups = batch.groups or spare
+        batch.seconds = {**self._seconds, "wait": time.perf_counter() - started}
+        batch.metrics = self._metrics(batch, step, self.rollouts.busy_seconds - busy)
+        self._seconds, self._tokens = {}, 0
+        return batch
+
+    def meanwhile(self, pending: Pending) -> StepReport:
+        """What the learner comes to; until then, further batches are sampled as far as staleness allows."""
+        if self.settings.staleness:
+            self._fill(self.version + 1, self.settings.prompts)
+            waiting = list(pending.refs)
+            while waiting:
+                ready = self._wait(waiting)
+                waiting = [reference for reference in waiting if reference not in ready]
+                self._fill(self.version + 1, self.settings.prompts)
+        return pending.result()
+
+    def state(self) -> dict[str, Any]:
+        """Which draws come next, as JSON."""
+        return {"next_draw": self.next_draw, "again": sorted([*self.again, *self.units])}
+
+    def load_state(self, state: Mapping[str, Any], version: int) -> None:
+        """Start from a ``state``, an empty mapping meaning from nothing; work on its way is forgotten."""
+        self.rollouts.drop_all()
+        self.judges.drop_all()
+        self.units.clear()
+        self.version = version
+        self.next_draw, self.again = int(state.get("next_draw", 0)), list(state.get("again", []))
+
+    # -- draws on their way ------------------------------------------------------------------------------------------
+
+    def _next(self, step: int, wanted: int, batch: Batch) -> list[tuple[Unit, Group]]:
+        """So many groups that may be learnt from; ones that are given up or too old are entered and replaced."""
+        taken: list[tuple[Unit, Group]] = []
+        while len(taken) < wanted:
+            self._fill(step, wanted - len(taken))
+            while not (ready := self._ready(wanted - len(taken))):
+                self._wait()
+            for unit in ready:
+                del self.units[unit.draw]
+                if unit.lost is not None:
+                    batch.entries.append(self._entry(unit, "quarantined"))
+                elif unit.version < step - self.settings.staleness:
+                    batch.entries.append(self._entry(unit, "dropped"))
+                    self.again.append(unit.draw)
+                else:
+                    assert unit.group is not None
+                    taken.append((unit, unit.group))
+        judged = [group for _, group in taken]
+        samples = [group.samples() for group in judged]
+        for group, judgements in zip(judged, self.totals.combine(samples, [g.judgements for g in judged]), strict=True):
+            group.judgements = judgements
+        return taken
+
+    def _ready(self, wanted: int) -> list[Unit]:
+        """Units to take now, in the order of their draws: in strict mode all that are wanted or none."""
+        ready = [unit for _, unit in sorted(self.units.items()) if unit.ready]
+        if self.settings.staleness:
+            return ready[:wanted]
+        return ready if len(ready) == len(self.units) else []
+
+    def _fill(self, step: int, wanted: int) -> None:
+        """Have as many draws on their way as may be: in strict mode what the step still wants; else that and what later
+        steps will want before it is too old, a batch at a time."""
+        prompts, ahead = self.settings.prompts, self.settings.staleness
+        if not ahead:
+            if not self.units:
+                self._submit(wanted)
+            return
+        room = wanted + (self.version + ahead - step) * prompts - len(self.units)
+        while room > 0:
+            self._submit(min(room, prompts))
+            room -= prompts
+
+    def _submit(self, count: int) -> None:
+        units = [Unit(draw, self.prompt_of(draw)) for draw in self._draws(count)]
+        self.units |= {unit.draw: unit for unit in units}
+        shares = deal([len(unit.prompt.ids) for unit in units], self.rollouts.hands)
+        self.rollouts.submit([self._sampling([units[i] for i in share]) for share in shares])
+
+    def _draws(self, count: int) -> list[int]:
+        draws = [self.again.pop(0) for _ in range(min(count, len(self.again)))]
+        fresh = range(self.next_draw, self.next_draw + count - len(draws))
+        self.next_draw = fresh.stop
+        return [*draws, *fresh]
+
+    def _sampling(self, units: list[Unit]) -> Task:
+        settings = self.settings
+        requests = [
+            SampleRequest(u.prompt.ids, completion_seeds(settings.seed, u.draw, settings.group_size)) for u in units
+        ]
+        tokens = sum(len(r.prompt) + settings.group_size * settings.sampling.max_new_tokens for r in requests)
+        return Task(
+            "sample",
+            (requests, settings.sampling),
+            cost=tokens,
+            about=units,
+            parts=lambda: [self._sampling([unit]) for unit in units],
+        )
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    def _wait(self, others: Sequence[Any] = ()) -> list[Any]:
+        """Until something happens; sampled groups go on to the judges."""
+        started = time.perf_counter()
+        doing = "sample" if self.rollouts.busy or self.rollouts.waiting else "judge"
+        ready = wait([self.rollouts, self.judges], others)
+        if not others:
+            self._seconds[doing] = self._seconds.get(doing, 0.0) + time.perf_counter() - started
+        while self.rollouts.done:
+            self._sampled(self.rollouts.done.popleft())
+        while self.judges.done:
+            self._judged(self.judges.done.popleft())
+        return ready
+
+    def _sampled(self, task: Task) -> None:
+        if task.lost is not None:
+            for unit in task.about:
+                unit.lost, unit.tries, unit.ready = f"rollout: {task.lost}", task.tries, True
+            return
+        judging = []
+        for unit, completions in zip(task.about, task.result, strict=True):
+            unit.group, unit.tries = Group(unit.prompt, completions), task.tries + 1
+            unit.version = self.version if task.version is None else task.version
+            self._tokens += sum(len(completion.ids) for completion in completions)
+            judging.append(Task("judge", ([unit.group.samples()],), cost=len(completions), about=unit))
+        self.judges.submit(judging)
+
+    def _judged(self, task: Task) -> None:
+        unit = task.about
+        unit.ready = True
+        unit.tries += task.tries
+        if task.lost is not None:
+            unit.lost = f"reward: {task.lost}"
+        else:
+            (unit.group.judgements,) = task.result
+
+    # -- accounts ----------------------------------------------------------------------------------------------------
+
+    def _entry(self, unit: Unit, outcome: Outcome) -> Entry:
+        return Entry(unit.draw, unit.prompt.id, unit.version, unit.tries, outcome, unit.lost)
+
+    def _metrics(self, batch: Batch, step: int, busy: float) -> dict[str, float]:
+        outcomes = [entry.outcome for entry in batch.entries]
+        ages = [step - entry.version for entry in batch.entries if entry.outcome == "trained"] or [0]
+        metrics = {
+            "staleness": sum(ages) / len(ages),
+            "staleness_max": float(max(ages)),
+            "dropped": float(outcomes.count("dropped")),
+            "quarantined": float(outcomes.count("quarantined")),
+            "restarts/rollout": float(self.rollouts.restarts),
+            "restarts/reward": float(self.judges.restarts),
+            "queue/ready": float(sum(unit.ready for unit in self.units.values())),
+            "queue/sampling": float(sum(unit.group is None for unit in self.units.values())),
+            "queue/judging": float(sum(u.group is not None and not u.ready for u in self.units.values())),
+        }
+        if self.settings.rounds:
+            metrics["resampled"] = float(outcomes.count("equal"))
+        if busy > 0:
+            metrics["tokens_per_second/rollout"] = self._tokens / busy
+        return metrics
+
+
+def is_equal(group: Group) -> bool:
+    """Whether a group's rewards are all equal."""
+    return bool(equal_groups(torch.tensor([[judgement.total for judgement in group.judgements]])).all())
+
+
+def completion_seeds(seed: int, draw: int, count: int) -> tuple[int, ...]:
+    """One seed per completion, so that what is drawn depends neither on batching nor on the number of actors."""
+    keys = (f"{seed}/{draw}/{g}".encode() for g in range(count))
+    return tuple(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) for key in keys)
+
+
+def deal(sizes: Sequence[int], hands: int) -> list[list[int]]:
+    """Indices in at most ``hands`` shares of about equal total size, largest first; no share is empty."""
+    shares: list[list[int]] = [[] for _ in range(min(hands, len(sizes)))]
+    totals = [0] * len(shares)
+    for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        least = min(range(len(shares)), key=lambda i: (totals[i], len(shares[i])))
+        shares[least].append(index)
+        totals[least] += sizes[index]
+    return [sorted(share) for share in shares]
