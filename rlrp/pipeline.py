@@ -9,8 +9,10 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
+from traceback import format_exc
 from typing import TYPE_CHECKING, Any
 
 from rlrp.config import Config, dump_config, fingerprint
@@ -20,6 +22,7 @@ from rlrp.files import read_json, require_space, write_json, write_text
 from rlrp.live import StepView
 from rlrp.memory import PeakMemory, keep_freed_memory, release_memory
 from rlrp.progress import progress
+from rlrp.status import ERROR
 
 if TYPE_CHECKING:
     from rlrp.lm.load import LanguageModel
@@ -186,7 +189,19 @@ class Experiment:
         validate(request)
 
     def train(self) -> Path:
-        """RL, after whatever it starts from."""
+        """RL, after whatever it starts from. What ends a run that had begun is kept in ``error.txt``."""
+        note = self.run / ERROR
+        note.unlink(missing_ok=True)
+        try:
+            return self._train()
+        except BaseException as error:
+            if (self.run / "metrics.jsonl").exists():
+                said = " ".join(str(error).split())
+                kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+                write_text(note, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}\n{kind}{said}\n\n{format_exc()}")
+            raise
+
+    def _train(self) -> Path:
         from reward.config import load_reward, load_totals, reward_hash
         from rlrp.runtime.trackers import check_trackers
         from rlrp.stages.rl import train_rl
