@@ -133,3 +133,15 @@ def test_the_shipped_experiment_is_planned(capsys: pytest.CaptureFixture[str]) -
     assert "at most 276 a conversation" in out
     print_train_plan(load_config(EXPERIMENT, ["rl.episodes.user={script: builtin:talks/en.jsonl}"]))
     assert "with a script (builtin:talks/en.jsonl)" in capsys.readouterr().out
+
+
+def test_a_user_model_counts_in_the_rollout_actors_memory(tiny_folder: str) -> None:
+    from rlrp.estimates import memory_estimates
+
+    config = Config(model=tiny_folder)
+    episodes = EpisodesConfig(turns=2, user=UserConfig(model=tiny_folder))
+    talking = config.model_copy(update={"rl": config.rl.model_copy(update={"episodes": episodes})})
+    parts = memory_estimates(talking)["rollout"].parts
+    # The same tiny model twice, in float32: once for the policy, once for the user.
+    assert parts["user model"] == parts["weights"] > 0
+    assert "user model" not in memory_estimates(config)["rollout"].parts
