@@ -12,8 +12,10 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from rlrp.lm.scoring import TokenGroup, micro_batches
+from rlrp.lm.scoring import TokenGroup
 from rlrp.rl.experience import Rewards
+from rlrp.rl.shares import MicroBatch, shares
+from rlrp.rl.trained import IDLE
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,14 @@ class Pack:
         return zip(self.rows, values_S.detach().cpu().split(self.lengths.tolist()), strict=True)
 
     def keep(self, rows: list[Tensor], values_S: Tensor) -> None:
-        """Put the pack's part where the batch holds it."""
-        for row, values in self.split(values_S):
-            rows[row] = values
+        """Put the pack's part where the batch holds it; an idle pack has none."""
+        if self is not IDLE_PACK:
+            for row, values in self.split(values_S):
+                rows[row] = values
+
+
+IDLE_PACK = Pack(IDLE, [0], torch.ones(1, dtype=torch.long), None)
+"""For a worker that has nothing left while others have."""
 
 
 class Batch:
@@ -124,13 +131,17 @@ class Batch:
             for row, said in zip(paid, self._said, strict=True)
         ]
 
-    def packs(self, members: Sequence[int], token_budget: int, *, share_prefix: bool) -> Iterator[Pack]:
-        """The groups ``members`` in packs of at most ``token_budget`` tokens; packs without a token are left out."""
+    def packs(
+        self, members: Sequence[int], token_budget: int, *, share_prefix: bool, workers: int = 1
+    ) -> list[list[Pack]]:
+        """Every worker's packs of the groups ``members``, of at most ``token_budget`` tokens each."""
         chosen = [self.groups[member] for member in members]
         token_groups = [TokenGroup(group.prompt, group.completions) for group in chosen]
-        for pack, places in micro_batches(token_groups, token_budget, share_prefix=share_prefix):
-            rows = [self._first[members[g]] + c for g, c in places]
-            lengths = self.lengths[rows]
-            if lengths.any():
-                said = torch.cat([self._said[row] for row in rows])
-                yield Pack(pack, rows, lengths, None if said.all() else said)
+        dealt = shares(token_groups, workers, token_budget, share_prefix=share_prefix)
+        packs = [[self._pack(micro_batch, members) for micro_batch in own] for own in dealt]
+        return [[pack for pack in own if pack.lengths.any()] for own in packs]
+
+    def _pack(self, micro_batch: MicroBatch, members: Sequence[int]) -> Pack:
+        rows = [self._first[members[g]] + c for g, c in micro_batch.places]
+        said = torch.cat([self._said[row] for row in rows])
+        return Pack(micro_batch.groups, rows, self.lengths[rows], None if said.all() else said)

@@ -23,7 +23,8 @@ from rlrp.lm.frozen import speed_up_frozen_linears
 from rlrp.lm.load import load_model
 from rlrp.lm.scoring import TokenGroup, completion_hidden
 from rlrp.lm.self_check import use_shared_prefix
-from rlrp.rl.policy import Policy
+from rlrp.rl.policy import ADAPTER, Policy
+from rlrp.rl.trained import IDLE, Root, Trained, Trunk, Whole, names_of_adapter
 
 NAME = "critic"
 """The adapter's name beside the policy's, and the folder in a checkpoint."""
@@ -59,7 +60,7 @@ class ValueHead(nn.Module):
         return value_S
 
 
-class Critic:
+class Critic(Trained):
     """Predicts at every completion token the reward still to come, from the text before it."""
 
     def __init__(
@@ -82,8 +83,16 @@ class Critic:
         hidden_size = self.model.get_input_embeddings().embedding_dim
         self.head = ValueHead(hidden_size, seed=seed, device=policy.device)
         with self.active():
-            self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        self.parameters |= {f"head.{n}": p for n, p in self.head.named_parameters()}
+            adapter = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        head = {f"head.{n}": p for n, p in self.head.named_parameters()}
+        sent = names_of_adapter(self.model, adapter, self.adapter) | head
+        root = Root(critic=Trunk(self.model), head=Trunk(self.head))
+        super().__init__(root, adapter | head, sent)
+
+    @property
+    def adapter(self) -> str:
+        """Its name in the model."""
+        return ADAPTER if self.own else NAME
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -101,23 +110,33 @@ class Critic:
 
     def values(self, groups: Sequence[TokenGroup]) -> Tensor:
         """The value [S] of the text before each completion token, in units of the reward; while ``active``."""
-        values: Tensor = self.head(completion_hidden(self.model, groups))
-        return values
 
-    def save(self, folder: Path) -> None:
+        def values(trunks: Any) -> Any:
+            hidden_SC = trunks["critic"](lambda model: completion_hidden(model, groups))
+            return trunks["head"](lambda head: head(hidden_SC))
+
+        values_S: Tensor = self.in_root(values)
+        return values_S
+
+    def idle(self) -> Tensor:
+        return self.values(IDLE).sum() * 0.0
+
+    def save(self, folder: Path, whole: Whole, *, keep: bool = True) -> None:
         """``folder/critic``: the adapter, as PEFT loads it, and the head."""
-        if self.own:
-            self.model.save_pretrained(folder / NAME)
-        else:
-            self.model.save_pretrained(folder, selected_adapters=[NAME])
-        save_file(self.head.state_dict(), folder / NAME / "head.safetensors")
+        state = self.state(whole, keep=keep)
+        if not keep:
+            return
+        head = {name: state.pop(name) for name in list(state) if name.startswith("head.")}
+        into = folder / NAME if self.own else folder
+        self.model.save_pretrained(into, state_dict=self.inside(state), selected_adapters=[self.adapter])
+        save_file(
+            {name.removeprefix("head."): tensor for name, tensor in head.items()}, folder / NAME / "head.safetensors"
+        )
 
-    def load(self, folder: Path) -> None:
-        from peft import set_peft_model_state_dict
-
-        adapter = load_file(folder / NAME / "adapter_model.safetensors")
-        set_peft_model_state_dict(self.model, adapter, adapter_name="default" if self.own else NAME)
-        self.head.load_state_dict(load_file(folder / NAME / "head.safetensors"))
+    def load(self, folder: Path, whole: Whole) -> None:
+        head = load_file(folder / NAME / "head.safetensors")
+        state = load_file(folder / NAME / "adapter_model.safetensors")
+        self.take(state | {f"head.{name}": tensor for name, tensor in head.items()}, whole)
 
 
 def _own_model(settings: CriticSettings, policy: Policy, dtype: str, seed: int, chat_template: str | None) -> Any:

@@ -1,4 +1,7 @@
-"""The learner: a LoRA policy, its anchor (the same model with the adapter off), for PPO a critic, and a step's updates.
+"""The learner: a policy, its anchor, for PPO a critic, and a step's updates, alone or as one of a team of workers.
+
+Every worker of a team is given the whole batch and takes its share; what they report is that of the whole. All run the
+models equally often: who has less to do than others is idle with them.
 
 A step looks at its whole batch first (the anchor's log-probabilities, the critic's values), makes advantages where that
 takes what it saw, and then goes over the batch in updates, each over micro-batches.
@@ -9,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +24,15 @@ from torch import Tensor
 
 from rlrp.algorithms import Aggregate, Baseline, KlPlace, Ratio, Scale, Surrogate
 from rlrp.lm.adapters import AdapterState, LoraSettings
-from rlrp.lm.scoring import TokenGroup, completion_hidden, micro_batches, output_head, project
+from rlrp.lm.load import load_model
+from rlrp.lm.scoring import TokenGroup, completion_hidden, output_head, project
 from rlrp.rl.advantages import whiten
 from rlrp.rl.anchor import drawn, general_kl
-from rlrp.rl.batch import Batch, Pack, TrainGroup
+from rlrp.rl.batch import IDLE_PACK, Batch, Pack, TrainGroup
 from rlrp.rl.correction import CorrectionSettings, sampler_weights
+from rlrp.rl.critic import NAME as CRITIC
 from rlrp.rl.critic import Critic, CriticSettings
-from rlrp.rl.engines import TorchEngine
+from rlrp.rl.engines import Engine, TorchEngine
 from rlrp.rl.experience import payments, penalised_advantages, reward_to_go
 from rlrp.rl.full_kl import full_kl
 from rlrp.rl.kl import Estimator, KlController, kl_estimate, token_rewards
@@ -35,7 +40,11 @@ from rlrp.rl.losses import LOSSES, token_weights
 from rlrp.rl.order import minibatches
 from rlrp.rl.policy import Policy
 from rlrp.rl.ppo import explained_variance, gae, value_loss
+from rlrp.rl.shares import shares
 from rlrp.rl.tally import Tally
+from rlrp.rl.team import Team
+from rlrp.rl.trained import IDLE, Trained
+from rlrp.rl.zero import ZeroEngine, ZeroSettings
 
 __all__ = ["Learner", "LearnerSettings", "StepReport", "TrainGroup", "TrainingDiverged"]
 
@@ -48,7 +57,8 @@ class TrainingDiverged(RuntimeError):
 class LearnerSettings:
     model: str
     chat_template: str | None = None
-    lora: LoraSettings = field(default_factory=LoraSettings)
+    lora: LoraSettings | None = field(default_factory=LoraSettings)
+    """None trains all weights."""
     seed: int = 0
     learning_rate: float = 3e-4
     warmup_steps: int = 0
@@ -78,9 +88,19 @@ class LearnerSettings:
     general: tuple[TokenGroup, ...] = ()
     general_pairs: int = 0
     general_coef: float = 1.0
+    gradient_checkpointing: bool = False
+    zero: ZeroSettings | None = None
     dtype: str = "float32"
     device: str = "cpu"
     threads: int | None = None
+
+    @property
+    def parts_weights(self) -> bool:
+        return self.zero is not None and self.zero.stage == 3
+
+    @property
+    def needs_anchor(self) -> bool:
+        return self.kl_coef > 0 or self.general_pairs > 0
 
     @property
     def first_step_tolerance(self) -> float:
@@ -114,20 +134,25 @@ class StepReport:
 class Learner:
     """Holds the policy and moves it. A plain class: Ray wraps it elsewhere."""
 
-    def __init__(self, settings: LearnerSettings):
+    def __init__(self, settings: LearnerSettings, team: Team | None = None):
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        self.settings = settings
-        self.policy = Policy(
+        self.settings, self.team = settings, team or Team()
+        lm = load_model(
             settings.model,
-            lora=settings.lora,
             chat_template=settings.chat_template,
-            share_prefix=settings.share_prefix,
-            seed=settings.seed,
-            dtype=settings.dtype,
-            device=settings.device,
+            dtype=getattr(torch, settings.dtype),
+            # Parted, the weights need never all be on the device.
+            device="cpu" if settings.parts_weights else settings.device,
         )
-        self.engine = TorchEngine(self.policy.parameters, settings.learning_rate)
+        self.policy = Policy(
+            lm,
+            lora=settings.lora,
+            seed=settings.seed,
+            share_prefix=settings.share_prefix,
+            anchor=settings.needs_anchor,
+            checkpointing=settings.gradient_checkpointing,
+        )
         self.critic: Critic | None = None
         if settings.critic:
             self.critic = Critic(
@@ -137,7 +162,9 @@ class Learner:
                 seed=settings.seed,
                 chat_template=settings.chat_template,
             )
-            self.critic_engine = TorchEngine(self.critic.parameters, settings.critic.learning_rate)
+            with self.critic.active():
+                self.critic_engine = self._engine(self.critic, settings.critic.learning_rate)
+        self.engine = self._engine(self.policy, settings.learning_rate)
         # Without a coefficient there is no reference forward and so no KL to steer by.
         target = settings.kl_target if settings.kl_coef > 0 else None
         self.kl = KlController(settings.kl_coef, target, settings.kl_gain, floor=settings.kl_min_coef)
@@ -145,6 +172,12 @@ class Learner:
         self.updates = 0
         """Of the policy."""
         self.skipped_in_a_row = 0
+
+    def _engine(self, trained: Trained, learning_rate: float) -> Engine:
+        settings = self.settings
+        if settings.zero is None:
+            return TorchEngine(trained.parameters, learning_rate)
+        return ZeroEngine(trained, settings.zero, self.team, learning_rate, settings.device)
 
     @property
     def policy_learns(self) -> bool:
@@ -158,8 +191,8 @@ class Learner:
 
     def _step(self, groups: Sequence[TrainGroup]) -> StepReport:
         settings = self.settings
-        # Dropout, if any, is a function of seed and step, so that a resumed run repeats it.
-        torch.manual_seed(settings.seed * 1_000_003 + self.steps)
+        # Dropout, if any, is a function of seed, step and worker, so that a resumed run repeats it.
+        torch.manual_seed(settings.seed * 1_000_003 + self.steps + 7_919 * self.team.rank)
         batch, tally = Batch(groups), Tally()
         if not batch.lengths.any():
             raise TrainingDiverged("every completion of the batch is empty")
@@ -172,6 +205,8 @@ class Learner:
             parts = minibatches(len(groups), settings.minibatches, seed=settings.seed, step=self.steps, epoch=epoch)
             for members in parts:
                 updated |= self._update(batch, members, tally, epoch)
+        tally = Tally.merged(self.team.gather(tally))
+        batch.kl = [sum(parts) for parts in zip(*self.team.gather(batch.kl), strict=True)]
         metrics = tally.metrics() | {
             "reply_tokens_total": float(batch.lengths.sum()),
             "kl_coef": self.kl.coef,
@@ -198,15 +233,18 @@ class Learner:
             model.eval()
         for pack in self._packs(batch, range(len(batch.groups))):
             if reference:
-                with self.policy.anchor() as anchor:
-                    pack.keep(batch.reference, self._logp(self._hidden(anchor, pack), pack))
+                pack.keep(batch.reference, self.policy.with_anchor(self._logp_of(pack)))
             if proximal:
-                pack.keep(batch.proximal, self._logp(self._hidden(self.policy.model, pack), pack))
+                pack.keep(batch.proximal, self.policy.with_policy(self._logp_of(pack)))
             if self.critic:
                 with self.critic.active():
                     pack.keep(batch.value, pack.only_said(self.critic.values(pack.groups)))
         for model in models:
             model.train()
+        for rows in (batch.reference, batch.proximal, batch.value):
+            # Of a team everyone has looked at a share.
+            for found in self.team.gather([row if len(row) else None for row in rows]):
+                rows[:] = [mine if theirs is None else theirs for mine, theirs in zip(rows, found, strict=True)]
 
     def _credit(self, batch: Batch, tally: Tally) -> None:
         """Advantages, where they take more than the driver knew."""
@@ -222,10 +260,9 @@ class Learner:
             if settings.advantage_scale == "whiten":
                 advantage_S = whiten(advantage_S)
             batch.returns = batch.per_row(return_S)
-            tally.add("value", value_S)
-            tally.add("return", return_S)
+            self._note(tally, value=value_S, **{"return": return_S})
             if not math.isnan(explained := explained_variance(value_S, return_S)):
-                tally.add("explained_variance", torch.tensor([explained]))
+                self._note(tally, explained_variance=torch.tensor([explained]))
         elif settings.baseline == "none":
             advantage_S = reward_to_go(reward_S, lengths)
         else:
@@ -260,9 +297,10 @@ class Learner:
             value += self._critic_gradient(batch, pack, weight, tally)
         if self.policy_learns:
             loss += self._anchor_general(tally)
+        loss, value = (sum(parts) for parts in zip(*self.team.gather((loss, value)), strict=True))
         if self.updates == 0:
-            self._check_first_step(tally)
-        tally.add("loss", torch.tensor([loss]))
+            self._check_first_step(Tally.merged(self.team.gather(tally)))
+        self._note(tally, loss=torch.tensor([loss]))
         batch.updates += 1
         return self._move(loss, value, tally)
 
@@ -273,8 +311,9 @@ class Learner:
         settings, device = self.settings, self.policy.device
         sampler = pack.of(batch.sampler, device)
         with torch.set_grad_enabled(self.policy_learns):
-            hidden = self._hidden(self.policy.model, pack)
-            logp = self._logp(hidden, pack)
+            logp, whole_kl = self._forward(pack)
+            if pack is IDLE_PACK:
+                return self._idle_gradient(logp, whole_kl)
             old, correction = self._corrected(batch, pack, logp, sampler, tally, epoch)
             out = LOSSES[settings.surrogate](
                 logp,
@@ -283,7 +322,7 @@ class Learner:
                 pack.of(weight, device),
                 clip_low=settings.clip_low,
                 clip_high=settings.clip_high,
-                kl_S=self._kl_terms(batch, pack, hidden, logp, old, tally, epoch),
+                kl_S=self._kl_terms(batch, pack, whole_kl, logp, old, tally, epoch),
                 kl_coef=self.kl.coef,
                 ratio=settings.ratio,
                 lengths=pack.lengths,
@@ -297,6 +336,31 @@ class Learner:
         if batch.updates == 0:  # later ones have moved away from the sampler, and should
             tally.add("logp_gap", (logp.detach() - sampler).abs())
         return float(out.loss.detach())
+
+    def _forward(self, pack: Pack) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities [S] of the pack's tokens and, where the loss has it, the KL [S] of the whole vocabulary."""
+        if not self.settings.whole_kl:
+            return self.policy.with_policy(self._logp_of(pack)), None
+        before = self.policy.with_anchor(lambda model: self._hidden(model, pack))
+
+        def both(model: Any, anchor: Any) -> tuple[Tensor, Tensor]:
+            hidden, (head, cap) = self._hidden(model, pack), output_head(model)
+            kl = full_kl(
+                hidden,
+                before,
+                head,
+                cap,
+                temperature=self.settings.temperature,
+                reference_head=output_head(anchor)[0],
+            )
+            return self._logp(model, hidden, pack), kl
+
+        return self.policy.with_both(both)
+
+    def _idle_gradient(self, logp: Tensor, whole_kl: Tensor | None) -> float:
+        if self.policy_learns:
+            self.engine.backward((logp.sum() + (0.0 if whole_kl is None else whole_kl.sum())) * 0.0)
+        return 0.0
 
     def _corrected(
         self, batch: Batch, pack: Pack, logp: Tensor, sampler: Tensor, tally: Tally, epoch: int
@@ -316,18 +380,21 @@ class Learner:
         return proximal, weights.weight_S
 
     def _kl_terms(
-        self, batch: Batch, pack: Pack, hidden: Tensor, logp: Tensor, old: Tensor, tally: Tally, epoch: int
+        self,
+        batch: Batch,
+        pack: Pack,
+        whole_kl: Tensor | None,
+        logp: Tensor,
+        old: Tensor,
+        tally: Tally,
+        epoch: int,
     ) -> Tensor | None:
         """The KL at every token for the loss, None if it has no place there; its value is logged either way."""
         settings = self.settings
         if settings.kl_coef == 0:
             return None
-        if settings.whole_kl:
-            with self.policy.anchor() as model:
-                before = self._hidden(model, pack)
-            head, cap = output_head(self.policy.model)
-            kl = full_kl(hidden, before, head, cap, temperature=settings.temperature)
-            value = kl.detach()
+        if whole_kl is not None:
+            kl, value = whole_kl, whole_kl.detach()
         else:
             reference = pack.of(batch.reference, self.policy.device)
             value = kl_estimate(logp.detach(), reference, "k3")
@@ -344,8 +411,12 @@ class Learner:
             return 0.0
         device = self.policy.device
         with self.critic.active():
+            value_S = pack.only_said(self.critic.values(pack.groups))
+            if pack is IDLE_PACK:
+                self.critic_engine.backward(value_S.sum() * 0.0)
+                return 0.0
             out = value_loss(
-                pack.only_said(self.critic.values(pack.groups)),
+                value_S,
                 pack.of(batch.value, device),
                 pack.of(batch.returns, device),
                 pack.of(weight, device),
@@ -362,14 +433,23 @@ class Learner:
             return 0.0
         pairs = drawn(settings.general, settings.general_pairs, seed=settings.seed, step=self.updates)
         tokens = sum(pair.scored_tokens for pair in pairs)
-        total = 0.0
-        for pack, _ in micro_batches(pairs, settings.token_budget, share_prefix=self.policy.share_prefix):
-            kl = general_kl(self.policy.model, pack)
+        total, everyones = 0.0, shares(pairs, self.team.size, self._token_budget, share_prefix=self.policy.share_prefix)
+        own = everyones[self.team.rank]
+        for micro_batch in own:
+            kl = general_kl(self.policy, micro_batch.groups)
             loss = settings.general_coef * kl.sum() / tokens
             self.engine.backward(loss)
             total += float(loss.detach())
             tally.add("general_kl", kl)
+        for _ in range(max(map(len, everyones)) - len(own)):
+            self.engine.backward(general_kl(self.policy, IDLE).sum() * 0.0)
         return total
+
+    def _note(self, tally: Tally, **whole: Tensor) -> None:
+        """What all workers know of the whole batch is counted once."""
+        if self.team.leads:
+            for name, values in whole.items():
+                tally.add(name, values)
 
     def _check_first_step(self, tally: Tally) -> None:
         """Before the first update policy, sampler and anchor are one model; if they are not, nothing else matters."""
@@ -387,12 +467,11 @@ class Learner:
         moved = True
         if self.policy_learns:
             norm, moved = self.engine.step(clip, finite=finite)
-            tally.add("grad_norm", torch.tensor([norm]))
+            self._note(tally, grad_norm=torch.tensor([norm]))
             self.updates += 1
         if self.critic is not None:
             norm, critic_moved = self.critic_engine.step(clip, finite=finite)
-            tally.add("critic_grad_norm", torch.tensor([norm]))
-            tally.add("value_loss", torch.tensor([value]))
+            self._note(tally, critic_grad_norm=torch.tensor([norm]), value_loss=torch.tensor([value]))
             moved = moved and critic_moved
         self.skipped_in_a_row = 0 if moved else self.skipped_in_a_row + 1
         if self.skipped_in_a_row >= 3:
@@ -401,16 +480,30 @@ class Learner:
 
     # -- the models on a pack ----------------------------------------------------------------------------------
 
-    def _packs(self, batch: Batch, members: Sequence[int]) -> Iterator[Pack]:
-        return batch.packs(members, self.settings.token_budget, share_prefix=self.policy.share_prefix)
+    @property
+    def _token_budget(self) -> int:
+        # Without sharing, a micro-batch runs the model once per completion; with parted weights all run it as often.
+        alone = self.settings.parts_weights and not self.policy.share_prefix
+        return 1 if alone else self.settings.token_budget
+
+    def _packs(self, batch: Batch, members: Sequence[int]) -> list[Pack]:
+        """This worker's packs, and idle ones until it has as many as the others."""
+        everyones = batch.packs(
+            members, self._token_budget, share_prefix=self.policy.share_prefix, workers=self.team.size
+        )
+        own = everyones[self.team.rank]
+        return own + [IDLE_PACK] * (max(map(len, everyones)) - len(own))
 
     def _hidden(self, model: Any, pack: Pack) -> Tensor:
         """The last hidden states [S, C] from which the pack's tokens are predicted."""
         return pack.only_said(completion_hidden(model, pack.groups))
 
-    def _logp(self, hidden_SC: Tensor, pack: Pack) -> Tensor:
+    def _logp_of(self, pack: Pack) -> Callable[[Any], Tensor]:
+        return lambda model: self._logp(model, self._hidden(model, pack), pack)
+
+    def _logp(self, model: Any, hidden_SC: Tensor, pack: Pack) -> Tensor:
         """Log-probabilities [S] of the pack's tokens at the sampling temperature."""
-        head, cap = output_head(self.policy.model)
+        head, cap = output_head(model)
         targets = torch.tensor([t for g in pack.groups for c in g.completions for t in c], device=hidden_SC.device)
         targets_S = pack.only_said(targets)
         scores = project(hidden_SC, head, targets_S, temperature=self.settings.temperature, entropy=False, softcap=cap)
@@ -418,34 +511,41 @@ class Learner:
 
     # -- weights and checkpoints -------------------------------------------------------------------------------
 
-    def weights(self) -> tuple[AdapterState, str]:
-        """The policy's weights as samplers take them, and their checksum."""
-        return self.policy.weights()
+    def weights(self) -> tuple[AdapterState | None, str]:
+        """The policy's weights as samplers take them, and their checksum; of a team the first worker has them."""
+        return self.policy.weights(self.engine.whole, keep=self.team.leads)
 
     def save(self, folder: str | Path) -> None:
         """Weights, tokenizer and training state: what ``load`` needs for the same bits, without pickle."""
-        folder = Path(folder)
-        self.policy.save(folder)
-        save_file(self.engine.state(), folder / "optimizer.safetensors")
+        folder, leads = Path(folder), self.team.leads
+        self.policy.save(folder, self.engine.whole, keep=leads)
+        moments = {folder: self.engine.state(keep=leads)}
         if self.critic:
-            self.critic.save(folder)
-            save_file(self.critic_engine.state(), folder / "critic" / "optimizer.safetensors")
-        state = {
+            self.critic.save(folder, self.critic_engine.whole, keep=leads)
+            moments[folder / CRITIC] = self.critic_engine.state(keep=leads)
+        if leads:
+            for place, state in moments.items():
+                save_file(state, place / "optimizer.safetensors")
+            (folder / "learner.json").write_text(json.dumps(self._counts(), indent=2) + "\n", encoding="utf-8")
+        self.team.gather(None)  # when any of them returns, all is written
+
+    def _counts(self) -> dict[str, Any]:
+        return {
             "steps": self.steps,
             "updates": self.updates,
             "skipped_in_a_row": self.skipped_in_a_row,
             "kl": self.kl.state(),
         }
-        (folder / "learner.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
     def load(self, folder: str | Path) -> None:
-        """Continue from ``save``'s folder."""
+        """Continue from ``save``'s folder, whatever the number of workers then and now."""
         folder = Path(folder)
-        self.policy.load(folder)
+        self.policy.load(folder, self.engine.whole)
         self.engine.load_state(load_file(folder / "optimizer.safetensors"))
         if self.critic:
-            self.critic.load(folder)
-            self.critic_engine.load_state(load_file(folder / "critic" / "optimizer.safetensors"))
+            with self.critic.active():
+                self.critic.load(folder, self.critic_engine.whole)
+                self.critic_engine.load_state(load_file(folder / CRITIC / "optimizer.safetensors"))
         state = json.loads((folder / "learner.json").read_text(encoding="utf-8"))
         self.steps, self.updates = int(state["steps"]), int(state["updates"])
         self.skipped_in_a_row = int(state["skipped_in_a_row"])
