@@ -205,6 +205,85 @@ class LmConfig(Settings):
     """Compute each prompt once per group; false takes the plain path everywhere: the same results, slower."""
 
 
+class UserConfig(Settings):
+    """Who talks with the policy in episodes: a script or another language model, one of the two."""
+
+    script: str | None = None
+    """A file as ``data.prompts``. Where the prompt's line begins a conversation of it (its ``then`` says how it goes
+    on), that goes on, and the episode ends with it; elsewhere further lines are drawn from it."""
+    model: str | None = None
+    """The model in the user's part, e.g. the base assistant: hub id, directory or ``packaged:NAME``. It lies beside the
+    policy in every rollout actor."""
+    chat_template: str | None = None
+    """For a model without a template of its own, as ``chat_template``."""
+    personas: str | None = None
+    """A text file of who the model may be, a paragraph each, with the macros of cards (``{{char}}``, ``{{user}}``); one
+    is drawn for each prompt. null takes ``builtin:users/en.txt`` or ``builtin:users/zh.txt`` by the card's language."""
+    temperature: float = Field(0.9, ge=0)
+    max_new_tokens: int = Field(48, ge=1)
+    """The model's longest line in tokens; one that is longer is broken off there."""
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> UserConfig:
+        if (self.script is None) == (self.model is None):
+            got = "both" if self.script else "neither"
+            raise ValueError(f"got {got}, expected one of script and model")
+        for name in ("chat_template", "personas", "temperature", "max_new_tokens"):
+            if self.script is not None and getattr(self, name) != UserConfig.model_fields[name].default:
+                raise ValueError(f"{name} is a user model's; a script has no use for it")
+        return self
+
+
+class EpisodesConfig(Settings):
+    """Conversations of several turns: after each reply a simulated user answers, and the policy replies again."""
+
+    turns: int = Field(ge=2)
+    """The policy's replies in an episode, at most: it ends early with a reply broken off at ``rl.max_new_tokens``, and
+    when the user has nothing more to say."""
+    user: UserConfig
+    judge: Literal["last", "every"] = "last"
+    """Which replies the reward is asked about. ``every``: a conversation's total is the mean over its replies."""
+
+
+class VllmConfig(Settings):
+    """vLLM as rollout engine (``pip install 'rlrp[vllm]'``). Prefix caching is on; weights are merged and verified."""
+
+    gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
+    """Share of a GPU's memory for weights and keys and values; less where a learner shares the GPU."""
+    max_model_len: int | None = Field(None, ge=1)
+    """Longest prompt and reply together; null takes the model's own, whose keys and values must fit."""
+    tensor_parallel: int = Field(1, ge=1)
+    """GPUs that one engine spreads the model over: ``cluster.rollout.gpus`` must be as many."""
+    enforce_eager: bool = False
+    """No compilation and no CUDA graphs: starts sooner, samples slower. The CPU build always runs so."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of ``vllm.LLM``, passed on as they are, such as ``max_num_seqs: 128``."""
+
+    @model_validator(mode="after")
+    def _options_of_ours(self) -> VllmConfig:
+        for name, place in _VLLM_OPTIONS_OF_OURS.items():
+            if name in self.options:
+                raise ValueError(f"rl.vllm.options: got {name}, which follows from {place}; leave it out")
+        return self
+
+
+_VLLM_OPTIONS_OF_OURS = {
+    "model": "model",
+    "tokenizer": "model",
+    "dtype": "rl.dtype",
+    "gpu_memory_utilization": "rl.vllm.gpu_memory_utilization",
+    "max_model_len": "rl.vllm.max_model_len",
+    "tensor_parallel_size": "rl.vllm.tensor_parallel",
+    "enforce_eager": "rl.vllm.enforce_eager",
+    "enable_prefix_caching": "what a group of replies is",
+    "logprobs_mode": "what the learner recomputes",
+    "generation_config": "rl.temperature",
+    "worker_extension_cls": "how weights are sent",
+    "quantization": "the policy's weights, which the sampler must hold bit for bit",
+}
+"""Options of vLLM that are not free, and what they follow from."""
+
+
 class RlConfig(Settings):
     """A step draws ``prompts * group_size`` replies and makes ``epochs * minibatches`` updates."""
 
@@ -222,7 +301,7 @@ class RlConfig(Settings):
     token_budget: int = Field(1600, ge=64)
     """Most tokens in one micro-batch: memory, not results, depends on it."""
     max_new_tokens: int = Field(64, ge=1)
-    """Longest reply in tokens."""
+    """Longest reply in tokens; in episodes each reply's own."""
     temperature: float = Field(0.9, gt=0)
     """Sampling temperature; log-probabilities everywhere are at this temperature."""
     learning_rate: float = Field(3e-4, gt=0)
@@ -240,6 +319,8 @@ class RlConfig(Settings):
     ``whiten``: mean 0 and deviation 1 over the batch. rloo: ``none`` (or ``whiten``), ppo and reinforce++:
     ``whiten``."""
     kl: KlConfig = KlConfig()
+    episodes: EpisodesConfig | None = None
+    """Conversations with a simulated user; null: a completion is one reply to the prompt."""
     critic: CriticConfig = CriticConfig()
     """ppo alone has one."""
     correction: CorrectionConfig = CorrectionConfig()
@@ -253,6 +334,11 @@ class RlConfig(Settings):
     keep_checkpoints: int = Field(2, ge=1)
     """How many of the newest stay. Beside them the one with the best reward stays, as ``checkpoints/best``."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    engine: Literal["ours", "vllm"] = "ours"
+    """What rollout workers sample with: ours computes each prompt once per group, on CPU or GPU; vllm is faster on a
+    GPU."""
+    vllm: VllmConfig = VllmConfig()
+    """For ``engine: vllm``."""
 
     staleness: int = Field(0, ge=0)
     """0: every group is sampled by the policy that learns from it, and a seed gives the same bits. k: up to k further
@@ -337,6 +423,21 @@ class WorkerConfig(Settings):
         return self
 
 
+class NodeConfig(Settings):
+    """Machines of a cluster that is not there yet, for ``--dry-run``."""
+
+    count: int = Field(1, ge=1)
+    """How many of them."""
+    cpus: float = Field(gt=0)
+    gpus: int = Field(0, ge=0)
+    memory_gb: float | None = Field(None, gt=0)
+    """Memory of the machine."""
+    gpu_memory_gb: float | None = Field(None, gt=0)
+    """Memory of one GPU."""
+    resources: dict[str, float] = Field(default_factory=dict)
+    """Resources of the cluster's own."""
+
+
 class ClusterConfig(Settings):
     """Where workers run. Ray starts itself on this machine unless RAY_ADDRESS or a job names a cluster."""
 
@@ -357,12 +458,23 @@ class ClusterConfig(Settings):
     null lets every actor find its own."""
     colocate: bool = False
     """Rollout actor i and learner worker i share a node, and a GPU where their ``gpus`` add up to at most one."""
+    nodes: list[NodeConfig] = Field(default_factory=list)
+    """The cluster that ``--dry-run`` checks the placement against, unless RAY_ADDRESS or ``--cluster`` names one."""
 
     @model_validator(mode="after")
     def _shares_bundles(self) -> ClusterConfig:
         if self.colocate and self.placement is None:
             raise ValueError("colocate: got true without a placement; set placement, such as PACK")
         return self
+
+
+class TrackingConfig(Settings):
+    """Where a run's numbers go beside its ``metrics.jsonl``."""
+
+    to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = ["tensorboard"]
+    """Trackers by name; all but TensorBoard come as extras, such as ``rlrp[wandb]``. An empty list is none."""
+    project: str = "rlrp"
+    """The project (MLflow: the experiment) that the run appears in, under the run's ``name``."""
 
 
 class EvaluationConfig(Settings):
@@ -402,6 +514,7 @@ class Config(Settings):
     rl: RlConfig = RlConfig()
     lm: LmConfig = LmConfig()
     cluster: ClusterConfig = ClusterConfig()
+    tracking: TrackingConfig = TrackingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
@@ -413,6 +526,20 @@ class Config(Settings):
             )
         if self.rl.kl.general and not self.data.general:
             raise ValueError("rl.kl.general asks for general pairs and there are none; set data.general or leave it 0")
+        return self
+
+    @model_validator(mode="after")
+    def _engine(self) -> Config:
+        if self.rl.engine != "vllm":
+            return self
+        gpus, parallel = self.cluster.rollout.gpus, self.rl.vllm.tensor_parallel
+        if gpus > 0 and parallel > 1 and gpus != parallel:
+            raise ValueError(
+                f"rl.vllm.tensor_parallel: got {parallel} with cluster.rollout.gpus of {gpus:g}; an engine needs as "
+                "many GPUs as it spreads the model over"
+            )
+        if not 0.01 <= self.rl.temperature <= 2:
+            raise ValueError(f"rl.temperature: got {self.rl.temperature:g}, expected 0.01 to 2 with rl.engine: vllm")
         return self
 
     @property
