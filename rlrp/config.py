@@ -205,6 +205,45 @@ class LmConfig(Settings):
     """Compute each prompt once per group; false takes the plain path everywhere: the same results, slower."""
 
 
+class VllmConfig(Settings):
+    """vLLM as rollout engine (``pip install 'rlrp[vllm]'``). Prefix caching is on; weights are merged and verified."""
+
+    gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
+    """Share of a GPU's memory for weights and keys and values; less where a learner shares the GPU."""
+    max_model_len: int | None = Field(None, ge=1)
+    """Longest prompt and reply together; null takes the model's own, whose keys and values must fit."""
+    tensor_parallel: int = Field(1, ge=1)
+    """GPUs that one engine spreads the model over: ``cluster.rollout.gpus`` must be as many."""
+    enforce_eager: bool = False
+    """No compilation and no CUDA graphs: starts sooner, samples slower. The CPU build always runs so."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of ``vllm.LLM``, passed on as they are, such as ``max_num_seqs: 128``."""
+
+    @model_validator(mode="after")
+    def _options_of_ours(self) -> VllmConfig:
+        for name, place in _VLLM_OPTIONS_OF_OURS.items():
+            if name in self.options:
+                raise ValueError(f"rl.vllm.options: got {name}, which follows from {place}; leave it out")
+        return self
+
+
+_VLLM_OPTIONS_OF_OURS = {
+    "model": "model",
+    "tokenizer": "model",
+    "dtype": "rl.dtype",
+    "gpu_memory_utilization": "rl.vllm.gpu_memory_utilization",
+    "max_model_len": "rl.vllm.max_model_len",
+    "tensor_parallel_size": "rl.vllm.tensor_parallel",
+    "enforce_eager": "rl.vllm.enforce_eager",
+    "enable_prefix_caching": "what a group of replies is",
+    "logprobs_mode": "what the learner recomputes",
+    "generation_config": "rl.temperature",
+    "worker_extension_cls": "how weights are sent",
+    "quantization": "the policy's weights, which the sampler must hold bit for bit",
+}
+"""Options of vLLM that are not free, and what they follow from."""
+
+
 class RlConfig(Settings):
     """A step draws ``prompts * group_size`` replies and makes ``epochs * minibatches`` updates."""
 
@@ -253,6 +292,11 @@ class RlConfig(Settings):
     keep_checkpoints: int = Field(2, ge=1)
     """How many of the newest stay. Beside them the one with the best reward stays, as ``checkpoints/best``."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    engine: Literal["ours", "vllm"] = "ours"
+    """What rollout workers sample with: ours computes each prompt once per group, on CPU or GPU; vllm is faster on a
+    GPU."""
+    vllm: VllmConfig = VllmConfig()
+    """For ``engine: vllm``."""
 
     staleness: int = Field(0, ge=0)
     """0: every group is sampled by the policy that learns from it, and a seed gives the same bits. k: up to k further
@@ -413,6 +457,20 @@ class Config(Settings):
             )
         if self.rl.kl.general and not self.data.general:
             raise ValueError("rl.kl.general asks for general pairs and there are none; set data.general or leave it 0")
+        return self
+
+    @model_validator(mode="after")
+    def _engine(self) -> Config:
+        if self.rl.engine != "vllm":
+            return self
+        gpus, parallel = self.cluster.rollout.gpus, self.rl.vllm.tensor_parallel
+        if gpus > 0 and parallel > 1 and gpus != parallel:
+            raise ValueError(
+                f"rl.vllm.tensor_parallel: got {parallel} with cluster.rollout.gpus of {gpus:g}; an engine needs as "
+                "many GPUs as it spreads the model over"
+            )
+        if not 0.01 <= self.rl.temperature <= 2:
+            raise ValueError(f"rl.temperature: got {self.rl.temperature:g}, expected 0.01 to 2 with rl.engine: vllm")
         return self
 
     @property

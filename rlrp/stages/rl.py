@@ -13,6 +13,7 @@ from rlrp.config import Config, CriticConfig, WorkerConfig, fingerprint
 from rlrp.dialogue import Message, UserPrompt, read_dialogues, resolve
 from rlrp.errors import UserError
 from rlrp.lm.chat import ChatFormat
+from rlrp.lm.engines.settings import VllmSettings
 from rlrp.lm.load import load_tokenizer
 from rlrp.lm.prompts import Prompt, make_prompt
 from rlrp.lm.sampling import SamplingSettings
@@ -127,7 +128,7 @@ def general_pairs(config: Config, chat: ChatFormat) -> list[TokenGroup]:
 
 def rl_fingerprint(config: Config, model: str, reward_hash: str) -> str:
     """What must be the same for a run to go on from its checkpoint; more steps and another cluster may differ."""
-    rl = config.rl.model_dump(exclude={"steps", "checkpoint_every", "keep_checkpoints", "token_budget"})
+    rl = config.rl.model_dump(exclude={"steps", "checkpoint_every", "keep_checkpoints", "token_budget", "vllm"})
     return fingerprint(rl, config.data, config.seed, model, reward_hash)
 
 
@@ -265,6 +266,8 @@ def _rollout_settings(config: Config, model: str) -> RolloutSettings:
         dtype=config.rl.dtype,
         device=_device(config.cluster.rollout),
         threads=_threads(config.cluster.rollout),
+        engine=config.rl.engine,
+        vllm=VllmSettings(**config.rl.vllm.model_dump()),
     )
 
 

@@ -10,6 +10,7 @@ from statistics import fmean, pstdev
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rlrp.runtime.totals import DriverTotals
 
 from reward.composite import CompositeReward
 from reward.config import load_reward, load_totals
@@ -18,7 +19,6 @@ from rlrp.cards import CharacterCard
 from rlrp.dialogue import Message, Sample
 from rlrp.errors import UserError
 from rlrp.protocols import Judgement, TermScore
-from rlrp.runtime.totals import DriverTotals
 
 Values = Sequence[float | None]
 ANN, BO = CharacterCard("Ann", description="A thief."), CharacterCard("Bo")
