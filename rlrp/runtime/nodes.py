@@ -102,7 +102,7 @@ def running_nodes() -> list[Node]:
         answer.raise_for_status()
     except Exception as error:  # of many kinds: sockets, HTTP, Ray's own, by where it was lost
         raise UserError(
-            f"the cluster does not answer: {first_line(error, 200)}; is it up, and is its token in RAY_AUTH_TOKEN or "
+            f"the cluster does not answer: {first_line(error, 120)}; is it up, and is its token in RAY_AUTH_TOKEN or "
             "~/.ray/auth_token (with RAY_AUTH_MODE=token)?",
             place=f"RAY_ADDRESS={named}",
         ) from error
