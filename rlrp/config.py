@@ -381,6 +381,21 @@ class WorkerConfig(Settings):
         return self
 
 
+class NodeConfig(Settings):
+    """Machines of a cluster that is not there yet, for ``--dry-run``."""
+
+    count: int = Field(1, ge=1)
+    """How many of them."""
+    cpus: float = Field(gt=0)
+    gpus: int = Field(0, ge=0)
+    memory_gb: float | None = Field(None, gt=0)
+    """Memory of the machine."""
+    gpu_memory_gb: float | None = Field(None, gt=0)
+    """Memory of one GPU."""
+    resources: dict[str, float] = Field(default_factory=dict)
+    """Resources of the cluster's own."""
+
+
 class ClusterConfig(Settings):
     """Where workers run. Ray starts itself on this machine unless RAY_ADDRESS or a job names a cluster."""
 
@@ -401,12 +416,23 @@ class ClusterConfig(Settings):
     null lets every actor find its own."""
     colocate: bool = False
     """Rollout actor i and learner worker i share a node, and a GPU where their ``gpus`` add up to at most one."""
+    nodes: list[NodeConfig] = Field(default_factory=list)
+    """The cluster that ``--dry-run`` checks the placement against, unless RAY_ADDRESS or ``--cluster`` names one."""
 
     @model_validator(mode="after")
     def _shares_bundles(self) -> ClusterConfig:
         if self.colocate and self.placement is None:
             raise ValueError("colocate: got true without a placement; set placement, such as PACK")
         return self
+
+
+class TrackingConfig(Settings):
+    """Where a run's numbers go beside its ``metrics.jsonl``."""
+
+    to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = ["tensorboard"]
+    """Trackers by name; all but TensorBoard come as extras, such as ``rlrp[wandb]``. An empty list is none."""
+    project: str = "rlrp"
+    """The project (MLflow: the experiment) that the run appears in, under the run's ``name``."""
 
 
 class EvaluationConfig(Settings):
@@ -446,6 +472,7 @@ class Config(Settings):
     rl: RlConfig = RlConfig()
     lm: LmConfig = LmConfig()
     cluster: ClusterConfig = ClusterConfig()
+    tracking: TrackingConfig = TrackingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")

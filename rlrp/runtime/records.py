@@ -1,4 +1,4 @@
-"""What a run writes as it goes: a line a step, every sample with every term, curves for TensorBoard."""
+"""What a run writes as it goes: a line a step, every sample with every term, curves for its trackers."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from rlrp.rl.learner import StepReport
 from rlrp.runtime.groups import Group
 from rlrp.runtime.ledger import Ledger, keep_steps
 from rlrp.runtime.loop import Batch
+from rlrp.runtime.trackers import Trackers, finite
 
 
 class RunLog:
     """Appends to a run directory; on resume, lines of steps that will be done again are dropped first."""
 
-    def __init__(self, folder: Path, start: int = 0, show: Any = None):
-        from torch.utils.tensorboard import SummaryWriter
-
+    def __init__(self, folder: Path, start: int = 0, show: Any = None, trackers: Trackers | None = None):
         self.folder, self.show = folder, show
         self.path = folder / "metrics.jsonl"
         (folder / "samples").mkdir(parents=True, exist_ok=True)
@@ -35,7 +34,7 @@ class RunLog:
                 path.unlink()
         self.stream = self.path.open("a", encoding="utf-8")
         self.ledger = Ledger(folder, start)
-        self.board = SummaryWriter(str(folder), purge_step=start + 1)
+        self.trackers = trackers or Trackers(["tensorboard"], folder, start=start)
 
     def write(self, step: int, batch: Batch, report: StepReport, seconds: dict[str, float]) -> None:
         groups = batch.groups
@@ -45,10 +44,7 @@ class RunLog:
         self.stream.write(json.dumps({k: _finite(v) for k, v in row.items()}) + "\n")
         self.stream.flush()
         os.fsync(self.stream.fileno())
-        for name, value in row.items():
-            if name != "step":
-                self.board.add_scalar(name, value, step + 1)
-        self.board.flush()
+        self.trackers.log(step + 1, finite({name: value for name, value in row.items() if name != "step"}))
         write_samples(self.folder / "samples" / f"step-{step + 1:06d}.parquet", step, groups)
         if self.show:
             self.show(row)
@@ -56,7 +52,7 @@ class RunLog:
     def close(self) -> None:
         self.stream.close()
         self.ledger.close()
-        self.board.close()
+        self.trackers.close()
 
 
 def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:

@@ -32,6 +32,7 @@ from rlrp.runtime.loop import LoopSettings
 from rlrp.runtime.pool import Faults
 from rlrp.runtime.pools import Rollouts, reward_pool
 from rlrp.runtime.records import RunLog
+from rlrp.runtime.trackers import Trackers
 from rlrp.runtime.training import Training
 from rlrp.runtime.workers import RolloutSettings
 from rlrp.stages.sft import lora_settings
@@ -184,7 +185,7 @@ def train_rl(
             learner=RemoteLearner(learner_settings(config, model, general_pairs(config, chat)), places["learner"]),
             batches=Batches(batch_settings(config, credit), order, rollouts, judges, totals),
             totals=totals,
-            open_log=lambda start: RunLog(run, start, show),
+            open_log=lambda start: RunLog(run, start, show, open_trackers(config, start)),
             settings=settings,
             reward=reward_hash,
             keep=rl.keep_checkpoints,
@@ -201,6 +202,18 @@ def credit_settings(config: Config, term_weights: Mapping[str, float]) -> Credit
     rl = config.rl
     overlong = Overlong(rl.max_new_tokens, rl.overlong.buffer, rl.overlong.penalty) if rl.overlong else None
     return CreditSettings(ALGORITHMS[rl.algorithm].baseline, rl.advantage_scale, dict(term_weights), overlong)
+
+
+def open_trackers(config: Config, start: int) -> Trackers:
+    """The trackers that the configuration names, told of the run and its settings; on a cluster its metrics too."""
+    return Trackers(
+        [*config.tracking.to, *(["ray"] if os.environ.get("RAY_ADDRESS") else [])],
+        config.run,
+        project=config.tracking.project,
+        name=config.name,
+        settings=config.model_dump(mode="json"),
+        start=start,
+    )
 
 
 def batch_settings(config: Config, credit: CreditSettings) -> BatchSettings:
