@@ -90,7 +90,7 @@ class Totals:
         """The judgements with their totals, made from ``terms``, which stay as they are: raw, None for abstained.
 
         Args:
-            groups: the samples that were judged; those of a group share card and messages.
+            groups: the samples that were judged; those of a group share the card.
             judgements: one a sample; their totals are not looked at.
         """
         totals = [[0.0] * len(group) for group in groups]

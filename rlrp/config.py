@@ -205,6 +205,46 @@ class LmConfig(Settings):
     """Compute each prompt once per group; false takes the plain path everywhere: the same results, slower."""
 
 
+class UserConfig(Settings):
+    """Who talks with the policy in episodes: a script or another language model, one of the two."""
+
+    script: str | None = None
+    """A file as ``data.prompts``. Where the prompt's line begins a conversation of it (its ``then`` says how it goes
+    on), that goes on, and the episode ends with it; elsewhere further lines are drawn from it."""
+    model: str | None = None
+    """The model in the user's part, e.g. the base assistant: hub id, directory or ``packaged:NAME``. It lies beside the
+    policy in every rollout actor."""
+    chat_template: str | None = None
+    """For a model without a template of its own, as ``chat_template``."""
+    personas: str | None = None
+    """A text file of who the model may be, a paragraph each, with the macros of cards (``{{char}}``, ``{{user}}``); one
+    is drawn for each prompt. null takes ``builtin:users/en.txt`` or ``builtin:users/zh.txt`` by the card's language."""
+    temperature: float = Field(0.9, ge=0)
+    max_new_tokens: int = Field(48, ge=1)
+    """The model's longest line in tokens; one that is longer is broken off there."""
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> UserConfig:
+        if (self.script is None) == (self.model is None):
+            got = "both" if self.script else "neither"
+            raise ValueError(f"got {got}, expected one of script and model")
+        for name in ("chat_template", "personas", "temperature", "max_new_tokens"):
+            if self.script is not None and getattr(self, name) != UserConfig.model_fields[name].default:
+                raise ValueError(f"{name} is a user model's; a script has no use for it")
+        return self
+
+
+class EpisodesConfig(Settings):
+    """Conversations of several turns: after each reply a simulated user answers, and the policy replies again."""
+
+    turns: int = Field(ge=2)
+    """The policy's replies in an episode, at most: it ends early with a reply broken off at ``rl.max_new_tokens``, and
+    when the user has nothing more to say."""
+    user: UserConfig
+    judge: Literal["last", "every"] = "last"
+    """Which replies the reward is asked about. ``every``: a conversation's total is the mean over its replies."""
+
+
 class VllmConfig(Settings):
     """vLLM as rollout engine (``pip install 'rlrp[vllm]'``). Prefix caching is on; weights are merged and verified."""
 
@@ -261,7 +301,7 @@ class RlConfig(Settings):
     token_budget: int = Field(1600, ge=64)
     """Most tokens in one micro-batch: memory, not results, depends on it."""
     max_new_tokens: int = Field(64, ge=1)
-    """Longest reply in tokens."""
+    """Longest reply in tokens; in episodes each reply's own."""
     temperature: float = Field(0.9, gt=0)
     """Sampling temperature; log-probabilities everywhere are at this temperature."""
     learning_rate: float = Field(3e-4, gt=0)
@@ -279,6 +319,8 @@ class RlConfig(Settings):
     ``whiten``: mean 0 and deviation 1 over the batch. rloo: ``none`` (or ``whiten``), ppo and reinforce++:
     ``whiten``."""
     kl: KlConfig = KlConfig()
+    episodes: EpisodesConfig | None = None
+    """Conversations with a simulated user; null: a completion is one reply to the prompt."""
     critic: CriticConfig = CriticConfig()
     """ppo alone has one."""
     correction: CorrectionConfig = CorrectionConfig()

@@ -51,7 +51,8 @@ class Reward(Protocol):
     """What the training loop needs of a composite reward."""
 
     def judge(self, groups: Sequence[Sequence[Sample]]) -> list[list[Judgement]]:
-        """Judge groups of samples; the samples of a group share card and messages."""
+        """Judge groups of samples. Those of a group share the card and, unless they are replies of conversations, the
+        messages."""
         ...
 
 

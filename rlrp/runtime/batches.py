@@ -147,7 +147,7 @@ class Batches:
         judged = [group for _, group in taken]
         samples = [group.samples() for group in judged]
         for group, judgements in zip(judged, self.totals.combine(samples, [g.judgements for g in judged]), strict=True):
-            group.judgements = judgements
+            group.take(judgements)
         return taken
 
     def _ready(self, wanted: int) -> list[Unit]:
@@ -185,7 +185,8 @@ class Batches:
     def _sampling(self, units: list[Unit]) -> Task:
         settings = self.settings
         requests = [
-            SampleRequest(u.prompt.ids, completion_seeds(settings.seed, u.draw, settings.group_size)) for u in units
+            SampleRequest(u.prompt.ids, completion_seeds(settings.seed, u.draw, settings.group_size), u.prompt)
+            for u in units
         ]
         tokens = sum(len(r.prompt) + settings.group_size * settings.sampling.max_new_tokens for r in requests)
         return Task(
@@ -220,7 +221,7 @@ class Batches:
         for unit, completions in zip(task.about, task.result, strict=True):
             unit.group, unit.tries = Group(unit.prompt, completions), task.tries + 1
             unit.version = self.version if task.version is None else task.version
-            self._tokens += sum(len(completion.ids) for completion in completions)
+            self._tokens += sum(completion.spoken_tokens for completion in completions)
             judging.append(Task("judge", ([unit.group.samples()],), cost=len(completions), about=unit))
         self.judges.submit(judging)
 

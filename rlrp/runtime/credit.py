@@ -19,7 +19,7 @@ class Overlong:
     """DAPO's soft punishment of completions that come near the longest one, see ``rlrp.rl.advantages.overlong``."""
 
     longest: int
-    """Tokens that a completion may have at most."""
+    """Tokens that a reply may have at most."""
     buffer: int
     """Tokens before that over which the punishment grows."""
     penalty: float = 1.0
@@ -77,8 +77,9 @@ def _totals(groups: Sequence[Group]) -> Tensor:
 
 
 def _punishments(groups: Sequence[Group], settings: Overlong | None) -> Tensor:
-    """What each completion's length adds to its reward [P, G]."""
-    lengths_PG = torch.tensor([[len(c.ids) for c in group.completions] for group in groups], dtype=torch.float64)
+    """What each completion's length, in a conversation that of its longest reply, adds to its reward [P, G]."""
+    longest = [[float(max(c.reply_tokens)) for c in group.completions] for group in groups]
+    lengths_PG = torch.tensor(longest, dtype=torch.float64)
     if settings is None:
         return torch.zeros_like(lengths_PG)
     return settings.penalty * overlong(lengths_PG, longest=settings.longest, buffer=settings.buffer)

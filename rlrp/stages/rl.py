@@ -27,6 +27,7 @@ from rlrp.runtime import checkpoints, cluster
 from rlrp.runtime.actors import Placement
 from rlrp.runtime.batches import Batches, BatchSettings
 from rlrp.runtime.credit import CreditSettings, Overlong
+from rlrp.runtime.episodes import EpisodeSettings, most_tokens
 from rlrp.runtime.learners import RemoteLearner
 from rlrp.runtime.loop import LoopSettings
 from rlrp.runtime.pool import Faults
@@ -35,6 +36,7 @@ from rlrp.runtime.records import RunLog
 from rlrp.runtime.trackers import Trackers
 from rlrp.runtime.training import Training
 from rlrp.runtime.workers import RolloutSettings
+from rlrp.stages.episodes import episode_settings
 from rlrp.stages.sft import lora_settings
 
 _CHECKED = 1000
@@ -88,7 +90,7 @@ def learner_settings(config: Config, model: str, general: Sequence[TokenGroup] =
         critic=critic_settings(rl.critic) if algorithm.critic else None,
         correction=CorrectionSettings(**rl.correction.model_dump()),
         temperature=rl.temperature,
-        max_new_tokens=rl.max_new_tokens,
+        max_new_tokens=rl.max_new_tokens * (rl.episodes.turns if rl.episodes else 1),
         token_budget=rl.token_budget,
         share_prefix=config.lm.share_prefix,
         kl_place=rl.kl.place,
@@ -133,15 +135,18 @@ def rl_fingerprint(config: Config, model: str, reward_hash: str) -> str:
     return fingerprint(rl, config.data, config.seed, model, reward_hash)
 
 
-def check_context(prompts: PromptOrder, draws: int, max_new_tokens: int, context: int) -> None:
-    """Refuse, before anything starts, a prompt that leaves no room for its reply."""
+def check_context(
+    prompts: PromptOrder, draws: int, max_new_tokens: int, context: int, episodes: EpisodeSettings | None = None
+) -> None:
+    """Refuse, before anything starts, a prompt that leaves no room for its reply, or for those of all its turns."""
+    room = most_tokens(episodes, prompts.chat, max_new_tokens) if episodes else max_new_tokens
+    what = f"{episodes.turns} turns of {room} tokens in all" if episodes else f"a reply of {room}"
     for prompt in map(prompts, range(min(draws, _CHECKED))):
-        if len(prompt.ids) + max_new_tokens > context:
+        if len(prompt.ids) + room > context:
             raise UserError(
-                f"card {prompt.card_id!r} makes a prompt of {len(prompt.ids)} tokens; with a reply of "
-                f"{max_new_tokens} it exceeds the model's context of {context}: shorten the card or lower the "
-                "reply's length",
-                place="rl.max_new_tokens",
+                f"card {prompt.card_id!r} makes a prompt of {len(prompt.ids)} tokens; with {what} it exceeds the "
+                f"model's context of {context}: shorten the card or lower the reply's length",
+                place="rl.episodes.turns" if episodes else "rl.max_new_tokens",
             )
 
 
@@ -168,12 +173,13 @@ def train_rl(
         return found[0]
     chat = ChatFormat(load_tokenizer(model, chat_template=config.chat_template))
     order = PromptOrder(chat, cards, prompts, seed=config.seed)
-    check_context(order, rl.steps * rl.prompts, rl.max_new_tokens, _context(model))
+    episodes = episode_settings(config)
+    check_context(order, rl.steps * rl.prompts, rl.max_new_tokens, _context(model), episodes)
     cluster.connect()
     try:
         places = _placements(config)
         rollouts = Rollouts(
-            _rollout_settings(config, model), places["rollout"], _faults(config, config.cluster.rollout)
+            _rollout_settings(config, model, episodes), places["rollout"], _faults(config, config.cluster.rollout)
         )
         judges = reward_pool(
             build_reward, places["reward"], _faults(config, config.cluster.reward), _threads(config.cluster.reward)
@@ -270,7 +276,7 @@ def _faults(config: Config, worker: WorkerConfig) -> Faults:
     )
 
 
-def _rollout_settings(config: Config, model: str) -> RolloutSettings:
+def _rollout_settings(config: Config, model: str, episodes: EpisodeSettings | None) -> RolloutSettings:
     return RolloutSettings(
         model=model,
         chat_template=config.chat_template,
@@ -279,6 +285,7 @@ def _rollout_settings(config: Config, model: str) -> RolloutSettings:
         dtype=config.rl.dtype,
         device=_device(config.cluster.rollout),
         threads=_threads(config.cluster.rollout),
+        episodes=episodes,
         engine=config.rl.engine,
         vllm=VllmSettings(**config.rl.vllm.model_dump()),
     )

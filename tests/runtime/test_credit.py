@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from rlrp.protocols import Judgement
 from rlrp.rl.advantages import term_advantages
 from rlrp.runtime.credit import CreditSettings, Overlong, equal_rewards, set_advantages
+from rlrp.runtime.groups import Group
 from rlrp.runtime.records import reward_metrics
 
-from .made import judged
+from .made import completion, conversation, judged, prompt
 
 BUFFER = Overlong(longest=4, buffer=2, penalty=3.0)
 
@@ -26,6 +28,19 @@ def test_a_reply_near_the_longest_is_punished_before_advantages_are_made() -> No
     assert [j.total for j in group.judgements] == [1.0, 2.0, 3.0, 4.0]  # raw, for the log
     row = reward_metrics([group])
     assert (row["reward/total"], row["reward/overlong"], row["overlong"]) == (2.5, -1.125, 0.5)
+
+
+def test_of_a_conversation_the_longest_reply_counts_not_their_sum() -> None:
+    talk, single = conversation("a", "b", "c", judge="every"), completion("x", 3)
+    assert (talk.reply_tokens, single.reply_tokens) == ([2, 2, 2], [3])
+    group = Group(prompt(), [talk, single])
+    group.take([Judgement(total, {}) for total in (1.0, 2.0, 6.0, 3.0)])
+    set_advantages([group], CreditSettings(scale="none", overlong=BUFFER))
+    # Six tokens, two at a time: no punishment; three at once are one of the two before the longest.
+    assert group.overlong == [0.0, -1.5]
+    assert group.rewards == [3.0, 1.5]
+    # Replies end at tokens 1, 6 and 11; a third of 1, of 2 and of 6.
+    assert group.training().rewards[0] == ((1, 1 / 3), (6, 2 / 3), (11, 2.0))
 
 
 def test_without_it_rewards_are_the_totals() -> None:
