@@ -180,8 +180,11 @@ class Pool:
     def prepared(self, slot: Slot, answer: Any) -> None:
         """What ``prepare`` asked for is done."""
 
+    def _actor(self, index: int) -> Any:
+        return ray.remote(Host).options(**self.placement.options(index)).remote(self.make)
+
     def _start(self, slot: Slot) -> Slot:
-        slot.actor = ray.remote(Host).options(**self.placement.options(slot.index)).remote(self.make)
+        slot.actor = self._actor(slot.index)
         slot.state, slot.task, slot.holds, slot.since = "starting", None, None, self.now()
         slot.reference = slot.actor.start.remote()
         return slot
