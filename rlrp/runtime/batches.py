@@ -10,6 +10,7 @@ ready, and one that is older than k steps by then is drawn again.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -152,10 +153,10 @@ class Batches:
 
     def _ready(self, wanted: int) -> list[Unit]:
         """Units to take now, in the order of their draws: in strict mode all that are wanted or none."""
-        ready = [unit for _, unit in sorted(self.units.items()) if unit.ready]
-        if self.settings.staleness:
-            return ready[:wanted]
-        return ready if len(ready) == len(self.units) else []
+        if not self.settings.staleness and not all(unit.ready for unit in self.units.values()):
+            return []
+        ready = sorted((unit for unit in self.units.values() if unit.ready), key=lambda unit: unit.draw)
+        return ready[:wanted] if self.settings.staleness else ready
 
     def _fill(self, step: int, wanted: int) -> None:
         """Have as many draws on their way as may be: in strict mode what the step still wants; else that and what later
@@ -273,9 +274,9 @@ def completion_seeds(seed: int, draw: int, count: int) -> tuple[int, ...]:
 def deal(sizes: Sequence[int], hands: int) -> list[list[int]]:
     """Indices in at most ``hands`` shares of about equal total size, largest first; no share is empty."""
     shares: list[list[int]] = [[] for _ in range(min(hands, len(sizes)))]
-    totals = [0] * len(shares)
+    least = [(0, 0, number) for number in range(len(shares))]
     for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        least = min(range(len(shares)), key=lambda i: (totals[i], len(shares[i])))
-        shares[least].append(index)
-        totals[least] += sizes[index]
+        total, count, number = least[0]
+        shares[number].append(index)
+        heapq.heapreplace(least, (total + sizes[index], count + 1, number))
     return [sorted(share) for share in shares]
