@@ -72,6 +72,7 @@ class Batches:
         self.units: dict[int, Unit] = {}
         self.version = self.next_draw = 0
         self.again: list[int] = []
+        self._prompts: dict[int, Prompt] = {}
         self._seconds: dict[str, float] = {}
         self._tokens = 0
 
@@ -107,12 +108,19 @@ class Batches:
         """What the learner comes to; until then, further batches are sampled as far as staleness allows."""
         if self.settings.staleness:
             self._fill(self.version + 1, self.settings.prompts)
+        self._look_ahead()
+        if self.settings.staleness:
             waiting = list(pending.refs)
             while waiting:
                 ready = self._wait(waiting)
                 waiting = [reference for reference in waiting if reference not in ready]
                 self._fill(self.version + 1, self.settings.prompts)
         return pending.result()
+
+    def _look_ahead(self) -> None:
+        """Make the next step's prompts: tokenising a thousand takes a second or two, for which nobody need wait now."""
+        coming = [*self.again, *range(self.next_draw, self.next_draw + self.settings.prompts)][: self.settings.prompts]
+        self._prompts |= {draw: self.prompt_of(draw) for draw in coming if draw not in self._prompts}
 
     def state(self) -> dict[str, Any]:
         """Which draws come next, as JSON."""
@@ -123,6 +131,7 @@ class Batches:
         self.rollouts.drop_all()
         self.judges.drop_all()
         self.units.clear()
+        self._prompts.clear()
         self.version = version
         self.next_draw, self.again = int(state.get("next_draw", 0)), list(state.get("again", []))
 
@@ -172,7 +181,7 @@ class Batches:
             room -= prompts
 
     def _submit(self, count: int) -> None:
-        units = [Unit(draw, self.prompt_of(draw)) for draw in self._draws(count)]
+        units = [Unit(draw, self._prompts.pop(draw, None) or self.prompt_of(draw)) for draw in self._draws(count)]
         self.units |= {unit.draw: unit for unit in units}
         shares = deal([len(unit.prompt.ids) for unit in units], self.rollouts.hands)
         self.rollouts.submit([self._sampling([units[i] for i in share]) for share in shares])
