@@ -181,10 +181,14 @@ class Batches:
             room -= prompts
 
     def _submit(self, count: int) -> None:
-        units = [Unit(draw, self._prompts.pop(draw, None) or self.prompt_of(draw)) for draw in self._draws(count)]
+        units = [Unit(draw, self._prompt(draw)) for draw in self._draws(count)]
         self.units |= {unit.draw: unit for unit in units}
         shares = deal([len(unit.prompt.ids) for unit in units], self.rollouts.hands)
         self.rollouts.submit([self._sampling([units[i] for i in share]) for share in shares])
+
+    def _prompt(self, draw: int) -> Prompt:
+        made = self._prompts.pop(draw, None)
+        return self.prompt_of(draw) if made is None else made
 
     def _draws(self, count: int) -> list[int]:
         draws = [self.again.pop(0) for _ in range(min(count, len(self.again)))]
