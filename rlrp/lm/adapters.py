@@ -112,7 +112,10 @@ class MergedAdapter:
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> str:
         """Merge an adapter; returns the checksum of what is held now."""
-        for name in lora_modules(state):
+        modules = lora_modules(state)
+        for name in self.base.keys() - set(modules):  # of an adapter that was wider
+            self._weight(name).copy_(self.base[name])
+        for name in modules:
             weight = self._weight(name)
             base = self.base.setdefault(name, weight.detach().clone())
             a, b = (state[f"{name}.lora_{part}.weight"].to(base) for part in "AB")

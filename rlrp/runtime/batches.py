@@ -10,6 +10,7 @@ ready, and one that is older than k steps by then is drawn again.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -71,6 +72,7 @@ class Batches:
         self.units: dict[int, Unit] = {}
         self.version = self.next_draw = 0
         self.again: list[int] = []
+        self._prompts: dict[int, Prompt] = {}
         self._seconds: dict[str, float] = {}
         self._tokens = 0
 
@@ -106,12 +108,19 @@ class Batches:
         """What the learner comes to; until then, further batches are sampled as far as staleness allows."""
         if self.settings.staleness:
             self._fill(self.version + 1, self.settings.prompts)
+        self._look_ahead()
+        if self.settings.staleness:
             waiting = list(pending.refs)
             while waiting:
                 ready = self._wait(waiting)
                 waiting = [reference for reference in waiting if reference not in ready]
                 self._fill(self.version + 1, self.settings.prompts)
         return pending.result()
+
+    def _look_ahead(self) -> None:
+        """Make the next step's prompts: tokenising a thousand takes a second or two, for which nobody need wait now."""
+        coming = [*self.again, *range(self.next_draw, self.next_draw + self.settings.prompts)][: self.settings.prompts]
+        self._prompts |= {draw: self.prompt_of(draw) for draw in coming if draw not in self._prompts}
 
     def state(self) -> dict[str, Any]:
         """Which draws come next, as JSON."""
@@ -122,6 +131,7 @@ class Batches:
         self.rollouts.drop_all()
         self.judges.drop_all()
         self.units.clear()
+        self._prompts.clear()
         self.version = version
         self.next_draw, self.again = int(state.get("next_draw", 0)), list(state.get("again", []))
 
@@ -152,10 +162,10 @@ class Batches:
 
     def _ready(self, wanted: int) -> list[Unit]:
         """Units to take now, in the order of their draws: in strict mode all that are wanted or none."""
-        ready = [unit for _, unit in sorted(self.units.items()) if unit.ready]
-        if self.settings.staleness:
-            return ready[:wanted]
-        return ready if len(ready) == len(self.units) else []
+        if not self.settings.staleness and not all(unit.ready for unit in self.units.values()):
+            return []
+        ready = sorted((unit for unit in self.units.values() if unit.ready), key=lambda unit: unit.draw)
+        return ready[:wanted] if self.settings.staleness else ready
 
     def _fill(self, step: int, wanted: int) -> None:
         """Have as many draws on their way as may be: in strict mode what the step still wants; else that and what later
@@ -171,10 +181,14 @@ class Batches:
             room -= prompts
 
     def _submit(self, count: int) -> None:
-        units = [Unit(draw, self.prompt_of(draw)) for draw in self._draws(count)]
+        units = [Unit(draw, self._prompt(draw)) for draw in self._draws(count)]
         self.units |= {unit.draw: unit for unit in units}
         shares = deal([len(unit.prompt.ids) for unit in units], self.rollouts.hands)
         self.rollouts.submit([self._sampling([units[i] for i in share]) for share in shares])
+
+    def _prompt(self, draw: int) -> Prompt:
+        made = self._prompts.pop(draw, None)
+        return self.prompt_of(draw) if made is None else made
 
     def _draws(self, count: int) -> list[int]:
         draws = [self.again.pop(0) for _ in range(min(count, len(self.again)))]
@@ -269,9 +283,9 @@ def completion_seeds(seed: int, draw: int, count: int) -> tuple[int, ...]:
 def deal(sizes: Sequence[int], hands: int) -> list[list[int]]:
     """Indices in at most ``hands`` shares of about equal total size, largest first; no share is empty."""
     shares: list[list[int]] = [[] for _ in range(min(hands, len(sizes)))]
-    totals = [0] * len(shares)
+    least = [(0, 0, number) for number in range(len(shares))]
     for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        least = min(range(len(shares)), key=lambda i: (totals[i], len(shares[i])))
-        shares[least].append(index)
-        totals[least] += sizes[index]
+        total, count, number = least[0]
+        shares[number].append(index)
+        heapq.heapreplace(least, (total + sizes[index], count + 1, number))
     return [sorted(share) for share in shares]

@@ -64,6 +64,9 @@ def read_nodes(path: str | Path) -> list[Node]:
             raise UserError(f"got {first['input']!r}: {first['msg']}", file=path, place=place) from None
     if isinstance(raw, dict) and isinstance(raw.get("available_node_types"), dict):
         return _nodes_of_types(raw, path)
+    if isinstance(raw, dict) and (raw.get("provider") or {}).get("type") == "local":
+        message = "does not say what its machines have; declare them as `cluster.nodes` in the experiment"
+        raise UserError(message, file=path, place="provider.worker_ips")
     raise UserError("names no nodes: expected `nodes` as in `cluster.nodes`, or `available_node_types`", file=path)
 
 
@@ -99,7 +102,7 @@ def running_nodes() -> list[Node]:
         answer.raise_for_status()
     except Exception as error:  # of many kinds: sockets, HTTP, Ray's own, by where it was lost
         raise UserError(
-            f"the cluster does not answer: {first_line(error, 200)}; is it up, and is its token in RAY_AUTH_TOKEN or "
+            f"the cluster does not answer: {first_line(error, 120)}; is it up, and is its token in RAY_AUTH_TOKEN or "
             "~/.ray/auth_token (with RAY_AUTH_MODE=token)?",
             place=f"RAY_ADDRESS={named}",
         ) from error

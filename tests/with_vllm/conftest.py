@@ -49,9 +49,10 @@ def policy(smollm2: str) -> Any:
 def prompts(ours: OurEngine) -> list[Prompt]:
     """Card prompts of some hundred tokens, longer than a block of vLLM's cache."""
     said = ("Who are you?", "What did you do this morning?", "Tell me about your greatest fear.")
-    cards = sorted(read_cards(resolve("builtin:cards/en")).items())
+    cards = sorted(read_cards(resolve("builtin:cards/en")).items())[: len(said)]
     chat = ours.sampler.lm.chat
-    return [make_prompt(chat, slug, slug, card, (Message("user", text),)) for (slug, card), text in zip(cards, said)]
+    pairs = zip(cards, said, strict=True)
+    return [make_prompt(chat, slug, slug, card, (Message("user", text),)) for (slug, card), text in pairs]
 
 
 @pytest.fixture(scope="session")

@@ -19,13 +19,18 @@ MEAN_GAP, MOST_GAP = 1e-4, 2e-3
 
 
 @torch.no_grad()
-def drawn_state(policy: Any, seed: int, std: float = 0.02) -> AdapterState:
-    """Give the policy an adapter that changes what it says; ``std`` 0 leaves the model as it comes."""
+def drawn_state(policy: Any, seed: int, std: float = 0.02, only: Sequence[str] = ("",)) -> AdapterState:
+    """Give the policy an adapter that changes what it says; ``std`` 0 leaves the model as it comes. The state has the
+    modules with one of ``only`` in their names; the adapter of the others does nothing."""
     torch.manual_seed(seed)
     for name, parameter in policy.named_parameters():
         if "lora_B" in name:
-            parameter.copy_(torch.randn_like(parameter) * std)
-    return adapter_state(policy)
+            parameter.copy_(torch.randn_like(parameter) * std * _among(name, only))
+    return {name: tensor for name, tensor in adapter_state(policy).items() if _among(name, only)}
+
+
+def _among(name: str, only: Sequence[str]) -> bool:
+    return any(part in name for part in only)
 
 
 @torch.no_grad()

@@ -21,6 +21,8 @@ from rlrp.lm.checkpoint import Checkpoint, open_checkpoint
 class WeightSync:
     """Mixed into vLLM's worker (``worker_extension_cls``) and called by ``collective_rpc``; ``self`` is the worker."""
 
+    rlrp_changed: list[str]
+
     @torch.no_grad()
     def rlrp_load(self, sent: str, folder: str, scaling: float) -> str:
         """Take the weights in the file ``sent``; ``folder`` holds those that an adapter is merged into.
@@ -32,6 +34,9 @@ class WeightSync:
         model = worker.get_model()
         with open_checkpoint(sent) as state, open_checkpoint(folder) as base:
             intended = Intended(state.tensors(), base, scaling, model, worker.model_config.dtype)
+            # What an earlier load changed and this one does not speak of is as it was in the files again.
+            intended.names = sorted({*intended.names, *getattr(self, "rlrp_changed", ())})
+            self.rlrp_changed = intended.names
             worker.reload_weights(weights_iterator=iter(intended))
             pack_tied_head(model)
             held = state.tensors()
