@@ -117,8 +117,7 @@ def test_the_critic_changes_nothing_that_the_policy_says(settings: LearnerSettin
         found = []
         for one in (learner, alone):
             own = token_logprobs(one.policy.model, groups, temperature=TEMPERATURE).logp
-            with one.policy.anchor() as model:
-                found.append((own, token_logprobs(model, groups).logp))
+            found.append((own, one.policy.with_anchor(lambda model: token_logprobs(model, groups).logp)))
         assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
         with learner.critic.active():
             learner.critic.values(groups).sum().backward()
@@ -269,6 +268,20 @@ def test_a_checkpoints_policy_is_an_adapter_that_anyone_can_load(settings: Learn
         expected = plain_logprobs(learner.policy.model.eval(), group)
         theirs = plain_logprobs(AutoPeftModelForCausalLM.from_pretrained(tmp_path), group)
     torch.testing.assert_close(theirs, expected, atol=1e-4, rtol=0)
+
+
+def test_weights_that_all_move_are_no_base_for_a_critic(tiny_folder: str) -> None:
+    with pytest.raises(UserError, match=r"rl.critic.model: got null where all of the policy's weights are trained"):
+        Learner(ppo(tiny_folder, CriticSettings(), lora=None))
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_a_critic_of_its_own_beside_a_policy_of_full_weights(tiny_folder: str, share: bool) -> None:
+    learner = Learner(ppo(tiny_folder, CriticSettings(tiny_folder, LORA), lora=None, share_prefix=share))
+    groups, before = sampled_by(learner, GROUPS), learner.weights()[1]
+    metrics = learner.step(groups).metrics
+    assert metrics["ratio_max"] == pytest.approx(1, abs=1e-4) and metrics["kl"] == pytest.approx(0, abs=1e-6)
+    assert metrics["critic_grad_norm"] > 0 and learner.weights()[1] != before
 
 
 def test_a_critic_that_reads_other_tokens_is_refused(tiny_folder: str, tmp_path: Path) -> None:
