@@ -30,21 +30,26 @@ class LoraSettings:
 
 def add_lora(model: Any, settings: LoraSettings, *, seed: int) -> Any:
     """Wrap the model with a fresh adapter (which changes nothing yet: its B matrices are 0)."""
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     torch.manual_seed(seed)
-    targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
-    config = LoraConfig(
+    try:
+        return get_peft_model(model, lora_config(settings))
+    except ValueError as error:
+        raise UserError(" ".join(str(error).split())[:300], place="lora.targets") from error
+
+
+def lora_config(settings: LoraSettings) -> Any:
+    """The settings as PEFT takes them."""
+    from peft import LoraConfig
+
+    return LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=targets,
+        target_modules=settings.targets if isinstance(settings.targets, str) else list(settings.targets),
         task_type="CAUSAL_LM",
     )
-    try:
-        return get_peft_model(model, config)
-    except ValueError as error:
-        raise UserError(" ".join(str(error).split())[:300], place="lora.targets") from error
 
 
 def adapter_state(model: Any) -> AdapterState:

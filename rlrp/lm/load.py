@@ -79,11 +79,11 @@ def load_model(
     """
     path = resolve_model(spec, accept_terms=accept_terms)
     tokenizer = load_tokenizer(spec, chat_template=chat_template, accept_terms=accept_terms)
-    model = _load_adapter(path, dtype) if is_adapter(path) else _load_weights(path, spec, dtype)
+    model = _load_adapter(path, dtype) if is_adapter(path) else load_weights(path, spec, dtype)
     return LanguageModel(spec, model.to(device).eval(), tokenizer, ChatFormat(tokenizer))
 
 
-def _load_weights(path: str, spec: str, dtype: torch.dtype) -> Any:
+def load_weights(path: str, spec: str, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -116,7 +116,7 @@ def _load_adapter(path: str, dtype: torch.dtype) -> Any:
         raise UserError(
             "no such file; an adapter's weights must be safetensors", file=f"{path}/adapter_model.safetensors"
         )
-    model = _load_weights(resolve_model(base), base, dtype)
+    model = load_weights(resolve_model(base), base, dtype)
     try:
         return PeftModel.from_pretrained(model, path).merge_and_unload()
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from rlrp.dialogue.types import Sample
 from rlrp.lm.adapters import AdapterState
 from rlrp.lm.engines import make_engine
+from rlrp.lm.engines.ours import load_sampler
 from rlrp.lm.engines.settings import EngineSettings
 from rlrp.lm.sampling import Completion, SampleRequest, SamplingSettings
 from rlrp.protocols import Judgement, Reward
+from rlrp.runtime.episodes import Episodes, EpisodeSettings
+from rlrp.runtime.users import ModelUser, Samples, Script, ScriptedUser, User, UserModel
 
-RolloutSettings = EngineSettings
-"""A rollout worker is told what its engine is."""
+
+@dataclass(frozen=True)
+class RolloutSettings(EngineSettings):
+    """What a rollout worker is told: its engine, and the episodes that it plays; without, a completion is one reply."""
+
+    episodes: EpisodeSettings | None = None
 
 
 class RolloutWorker:
@@ -24,13 +32,25 @@ class RolloutWorker:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self.engine = make_engine(settings)
+        self.sampler: Samples = self.engine
+        if (episodes := settings.episodes) is not None:
+            user, engine = _user(settings, episodes.user), self.engine
+            self.sampler = Episodes(episodes.turns, episodes.judge, engine, engine.chat, engine.context, user)
 
     def load_adapter(self, state: AdapterState) -> str:
         """Take new weights; the checksum of what is held now goes back to whoever sent them."""
         return self.engine.load(state)
 
     def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[list[Completion]]:
-        return self.engine.sample(requests, settings)
+        return self.sampler.sample(requests, settings)
+
+
+def _user(settings: RolloutSettings, user: Script | UserModel) -> User:
+    """A user model lies beside the policy; its weights are its own, and never change."""
+    if isinstance(user, Script):
+        return ScriptedUser(user)
+    sampler = load_sampler(replace(settings, model=user.model, chat_template=user.chat_template))
+    return ModelUser(user, sampler, sampler.lm.chat, sampler.lm.context)
 
 
 class RewardWorker:

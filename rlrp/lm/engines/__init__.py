@@ -6,12 +6,19 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from rlrp.lm.adapters import AdapterState
+from rlrp.lm.chat import ChatFormat
 from rlrp.lm.engines.settings import EngineSettings
 from rlrp.lm.sampling import Completion, SampleRequest, SamplingSettings
 
 
 class Engine(Protocol):
-    """Holds the policy's weights and samples from them: token ids in, token ids out."""
+    """Holds the policy's weights and samples from them: token ids in, token ids out.
+
+    ``context`` is the longest prompt and reply together, in tokens.
+    """
+
+    chat: ChatFormat
+    context: int
 
     def load(self, state: AdapterState) -> str:
         """Take new weights; the checksum of ``state`` comes back if what the engine computes with now is the model

@@ -18,16 +18,10 @@ class OurEngine:
     """The policy's weights, an adapter merged into them, and the sampler that reads them."""
 
     def __init__(self, settings: EngineSettings):
-        lm = load_model(
-            settings.model,
-            chat_template=settings.chat_template,
-            dtype=getattr(torch, settings.dtype),
-            device=settings.device,
-        )
-        if settings.share_prefix:
-            use_shared_prefix(lm.model)
+        self.sampler = load_sampler(settings)
+        lm = self.sampler.lm
         self.adapter = MergedAdapter(lm.model, settings.lora.scaling)
-        self.sampler = Sampler(lm)
+        self.chat, self.context = lm.chat, lm.context
 
     def load(self, state: AdapterState) -> str:
         self.sampler.forget()
@@ -35,6 +29,19 @@ class OurEngine:
 
     def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[list[Completion]]:
         return self.sampler.sample(requests, settings)
+
+
+def load_sampler(settings: EngineSettings) -> Sampler:
+    """The model as it comes, each prompt computed once per group if the settings say so."""
+    lm = load_model(
+        settings.model,
+        chat_template=settings.chat_template,
+        dtype=getattr(torch, settings.dtype),
+        device=settings.device,
+    )
+    if settings.share_prefix:
+        use_shared_prefix(lm.model)
+    return Sampler(lm)
 
 
 @torch.no_grad()
