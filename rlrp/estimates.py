@@ -119,13 +119,19 @@ def memory_estimates(config: Config, card_gb: float | None = None) -> dict[str, 
     shape = model_shape(config.model)
     if shape is None:
         return {}
+    rollout = rollout_parts(shape, config.rl.dtype, config.rl.max_new_tokens) | user_parts(config)
     return {
-        "rollout": Estimate(
-            rollout_parts(shape, config.rl.dtype, config.rl.max_new_tokens), "plus the prompts' keys and values"
-        ),
+        "rollout": Estimate(rollout, "plus the prompts' keys and values"),
         "reward": Estimate({"terms": 0.5, "overhead": _OVERHEAD}, "plus language models among the terms, if any"),
         "learner": Estimate(learner_parts(shape, training_of(config))),
     }
+
+
+def user_parts(config: Config) -> Parts:
+    """What the model in the user's part of episodes adds to a rollout actor, if there is one whose size is known."""
+    episodes = config.rl.episodes
+    shape = model_shape(episodes.user.model) if episodes and episodes.user.model else None
+    return {"user model": shape.parameters * WIDTH[config.rl.dtype] / GB} if shape else {}
 
 
 def training_of(config: Config) -> Training:

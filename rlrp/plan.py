@@ -10,7 +10,8 @@ import yaml
 from reward.heads.settings import base_model
 from reward.people.ratings import read_ratings
 from reward.people.settings import RatingsConfig
-from rlrp.config import Config, WorkerConfig, dump_config
+from rlrp.cards import detect_language
+from rlrp.config import Config, EpisodesConfig, WorkerConfig, dump_config
 from rlrp.dialogue import Pool, load_pool, plan_mixture, read_dialogues, read_prompts, resolve
 from rlrp.errors import UserError
 from rlrp.estimates import memory_estimates
@@ -20,6 +21,8 @@ from rlrp.shapes import model_shape
 
 _CHARS_PER_TOKEN = {"en": 4.2, "zh": 1.5}
 """For estimates before any tokenizer is there."""
+_TEMPLATE_TOKENS = 10
+"""What a chat template puts between two replies beside the user's line."""
 
 
 def print_sft_plan(config: Config) -> None:
@@ -104,12 +107,16 @@ def _rl_lines(config: Config) -> None:
     rendered = [len(render_system_prompt(card)) / _CHARS_PER_TOKEN[card.language] for card in cards]
     prompt_tokens = sum(rendered) / len(rendered) + 25
     replies = rl.prompts * rl.group_size
-    shared = rl.prompts * (prompt_tokens + rl.group_size * rl.max_new_tokens)
-    plain = replies * (prompt_tokens + rl.max_new_tokens)
+    longest = _episode_tokens(rl.episodes, rl.max_new_tokens) if rl.episodes else rl.max_new_tokens
+    what = "conversation" if rl.episodes else "reply"
+    shared = rl.prompts * (prompt_tokens + rl.group_size * longest)
+    plain = replies * (prompt_tokens + longest)
     print(f"rl:     {len(cards)} characters, {len(prompts)} user prompts; {rl.steps} steps of {rl.algorithm}")
     print(f"        a step: {rl.prompts} prompts x {rl.group_size} replies = {replies} replies, one update")
+    if rl.episodes:
+        _episode_lines(rl.episodes)
     print(
-        f"        about {prompt_tokens:.0f} tokens a prompt, at most {rl.max_new_tokens} a reply: at most "
+        f"        about {prompt_tokens:.0f} tokens a prompt, at most {longest} a {what}: at most "
         f"{shared:,.0f} tokens a step with each prompt once ({plain:,.0f} without), {shared * rl.steps:,.0f} in all"
     )
     print(
@@ -117,6 +124,31 @@ def _rl_lines(config: Config) -> None:
     )
     used = rl.steps * rl.prompts
     print(f"        {used} prompts drawn: {used / len(prompts):.1f} passes over the user prompts")
+
+
+def _episode_tokens(episodes: EpisodesConfig, max_new_tokens: int) -> int:
+    """The longest conversation after its prompt, before any tokenizer is there."""
+    user = episodes.user
+    longest = user.max_new_tokens
+    if user.script:
+        entries = read_prompts(resolve(user.script))
+        texts = [text for entry in entries for text in (entry.text, *entry.then)]
+        longest = round(max(len(text) / _CHARS_PER_TOKEN[detect_language(text)] for text in texts))
+    return episodes.turns * max_new_tokens + (episodes.turns - 1) * (longest + _TEMPLATE_TOKENS)
+
+
+def _episode_lines(episodes: EpisodesConfig) -> None:
+    from rlrp.stages.episodes import personas
+
+    user = episodes.user
+    if user.script:
+        who = f"a script ({user.script})"
+    else:
+        who = (
+            f"{user.model} ({', '.join(f'{len(found)} personas in {name}' for name, found in personas(user).items())})"
+        )
+    judged = "the last is judged" if episodes.judge == "last" else "each is judged"
+    print(f"        each the first of at most {episodes.turns} in a conversation with {who}; {judged}")
 
 
 def _pools(config: Config) -> tuple[tuple[str, WorkerConfig], ...]:

@@ -59,14 +59,21 @@ def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """Total and every term: mean, spread, abstentions, correlation with length; groups that teach nothing."""
     judgements = [j for group in groups for j in group.judgements]
     completions = [c for group in groups for c in group.completions]
-    lengths = [float(len(c.ids)) for c in completions]
+    lengths = [float(c.spoken_tokens) for c in completions]
+    replies = [len(c.turns) or 1 for c in completions]
     row = {
         "reward/total": fmean(j.total for j in judgements),
         "reward/total_std": pstdev(j.total for j in judgements),
-        "reply_tokens": fmean(lengths),
+        "reply_tokens": sum(lengths) / sum(replies),
         "finished": fmean(float(c.finish == "stop") for c in completions),
         "equal_groups": fmean(float(group.equal) for group in groups),
     }
+    if any(c.turns for c in completions):
+        row["turns"] = fmean(replies)
+        row |= _turn_totals(groups)
+    if punished := [value for group in groups for value in group.overlong]:
+        row["reward/overlong"] = fmean(punished)
+        row["overlong"] = fmean(float(value < 0) for value in punished)
     for name in judgements[0].terms:
         pairs = [(v, n) for j, n in zip(judgements, lengths, strict=True) if (v := j.terms[name]) is not None]
         row[f"abstained/{name}"] = 1.0 - len(pairs) / len(judgements)
@@ -80,21 +87,37 @@ def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
     return row
 
 
+def _turn_totals(groups: Sequence[Group]) -> dict[str, float]:
+    """The mean total of the first replies that were judged, of the second, ..."""
+    found: dict[str, list[float]] = {}
+    for totals in (totals for group in groups for totals in group.turn_totals):
+        for turn, total in enumerate(totals, start=1):
+            if total is not None:
+                found.setdefault(f"reward/turn_{turn}", []).append(total)
+    return {name: fmean(values) for name, values in sorted(found.items())}
+
+
 def write_samples(path: Path, step: int, groups: Sequence[Group]) -> None:
-    """One parquet row per completion: text, tokens, advantage, KL, and a column per term (null: abstained)."""
+    """One parquet row per completion: text, tokens, advantage, KL, and a column per term (null: abstained).
+
+    Of a conversation ``messages`` are all that was said before its last reply, which is ``completion``; ``tokens`` are
+    the policy's, and ``turn_totals`` what each reply was given (null: not judged).
+    """
     rows: list[dict[str, Any]] = []
     for group in groups:
         for i, (completion, judgement) in enumerate(zip(group.completions, group.judgements, strict=True)):
+            last = group.replies(completion)[-1]
             rows.append(
                 {
                     "step": step + 1,
                     "prompt_id": group.prompt.id,
                     "card": group.prompt.card_id,
-                    "messages": json.dumps([m.as_dict() for m in group.prompt.messages], ensure_ascii=False),
+                    "messages": json.dumps([m.as_dict() for m in last.messages], ensure_ascii=False),
                     "completion": completion.text,
                     "finish": completion.finish,
-                    "tokens": len(completion.ids),
+                    "tokens": completion.spoken_tokens,
                     "total": judgement.total,
+                    **({"turn_totals": group.turn_totals[i]} if completion.turns else {}),
                     "advantage": group.advantages[i],
                     "kl": group.kl[i],
                     **{f"term/{name}": value for name, value in judgement.terms.items()},

@@ -10,6 +10,7 @@ from statistics import fmean, pstdev
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rlrp.runtime.totals import DriverTotals
 
 from reward.composite import CompositeReward
 from reward.config import load_reward, load_totals
@@ -18,7 +19,6 @@ from rlrp.cards import CharacterCard
 from rlrp.dialogue import Message, Sample
 from rlrp.errors import UserError
 from rlrp.protocols import Judgement, TermScore
-from rlrp.runtime.totals import DriverTotals
 
 Values = Sequence[float | None]
 ANN, BO = CharacterCard("Ann", description="A thief."), CharacterCard("Bo")
@@ -188,6 +188,7 @@ def test_the_totals_of_a_file_need_none_of_its_models(tmp_path: Path) -> None:
         ("in_character", 1.0, "running"),
         ("length", 0.5, "character"),
     ]
+    assert made.weights() == {"in_character": 1.0, "length": 0.5}
     assert made.state() == {"running": {"in_character": {"count": 0, "mean": 0.0, "m2": 0.0}}}
 
 
