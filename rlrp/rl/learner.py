@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rlrp.algorithms import Aggregate, Ratio, Surrogate
+from rlrp.errors import RunStopped
 from rlrp.lm.adapters import AdapterState, LoraSettings
 from rlrp.lm.scoring import TokenGroup, micro_batches, token_logprobs
 from rlrp.rl.anchor import drawn, general_kl
@@ -28,7 +29,7 @@ from rlrp.rl.losses import LOSSES, token_weights
 from rlrp.rl.policy import Policy
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(RunStopped):
     """The run must stop: numbers are wrong in a way that more steps will not mend."""
 
 

@@ -107,7 +107,7 @@ class Batches:
         if self.settings.staleness:
             self._fill(self.version + 1, self.settings.prompts)
             waiting = list(pending.refs)
-            while waiting:
+            while waiting and not pending.late:
                 ready = self._wait(waiting)
                 waiting = [reference for reference in waiting if reference not in ready]
                 self._fill(self.version + 1, self.settings.prompts)

@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 import ray
 
-from rlrp.runtime.actors import GONE, Host, Placement, call, cause_of
+from rlrp.errors import RunStopped
+from rlrp.runtime.actors import GONE, Placement, call, cause_of, host
 
 _RECENT = 64
 """Finished tasks that tell how long one takes."""
@@ -28,7 +29,7 @@ _PAUSE = 1.0
 """Seconds between two looks at the clock."""
 
 
-class WorkerLost(RuntimeError):
+class WorkerLost(RunStopped):
     """Actors of a pool die without getting any work done."""
 
 
@@ -88,7 +89,7 @@ class Slot:
     holds: int | None = None
     """Version of the weights it holds, for actors that hold some."""
     about: Any = None
-    """What it was last asked to prepare."""
+    """What its actor was last asked to prepare."""
 
 
 class Pool:
@@ -146,7 +147,7 @@ class Pool:
         try:
             answer = call(slot.reference)
         except GONE as error:
-            self._replace(slot, cause_of(error))
+            self.gone(slot, error)
         else:
             self._answered(slot, answer)
         self._hand_out()
@@ -180,9 +181,13 @@ class Pool:
     def prepared(self, slot: Slot, answer: Any) -> None:
         """What ``prepare`` asked for is done."""
 
+    def gone(self, slot: Slot, error: Exception) -> None:
+        """An actor is lost, or what it was sent or answered."""
+        self._replace(slot, cause_of(error))
+
     def _start(self, slot: Slot) -> Slot:
-        slot.actor = ray.remote(Host).options(**self.placement.options(slot.index)).remote(self.make)
-        slot.state, slot.task, slot.holds, slot.since = "starting", None, None, self.now()
+        slot.actor = ray.remote(host(self.name)).options(**self.placement.options(slot.index)).remote(self.make)
+        slot.state, slot.task, slot.holds, slot.about, slot.since = "starting", None, None, None, self.now()
         slot.reference = slot.actor.start.remote()
         return slot
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -54,9 +55,10 @@ class RunLog:
             self.show(row)
 
     def close(self) -> None:
-        self.stream.close()
-        self.ledger.close()
-        self.board.close()
+        """Every line was flushed as it was written, so what closing cannot write, on a full disk, was complained of."""
+        for stream in (self.stream, self.ledger, self.board):
+            with suppress(OSError):
+                stream.close()
 
 
 def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:

@@ -63,19 +63,25 @@ class Training:
             LearnerLost: it was lost ``max_restarts`` times in a row without getting any further.
             UserError: the disk is full.
         """
-        lost, furthest = 0, -1
+        lost, restarts, furthest = 0, 0, -1
         while True:
-            start = self._resume()
-            if start > furthest:
-                lost, furthest = 0, start
-            log = self.open_log(start)
+            log = None
             try:
+                start = self._resume()
+                if start > furthest:
+                    lost, furthest = 0, start
+                log = self.open_log(start)
                 return train(self.loop, self.batches, self.learner, log, self._checkpoint, start)
             except LearnerLost as error:
                 lost += 1
                 if lost > self.max_restarts:
                     raise
-                print(f"the learner died ({error}); back to the last checkpoint", file=sys.stderr, flush=True)
+                restarts += 1
+                print(
+                    f"learner actor died ({error}); restart {restarts}, back to the last checkpoint",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 self.learner.restart()
             except OSError as error:
                 if error.errno not in _FULL:
@@ -84,7 +90,8 @@ class Training:
                     f"{error.strerror}; free some and run the same command again", file=error.filename or self.folder
                 ) from error
             finally:
-                log.close()
+                if log is not None:
+                    log.close()
 
     def _resume(self) -> int:
         """Load the newest whole checkpoint, if there is one; the steps it has."""

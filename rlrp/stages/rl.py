@@ -161,7 +161,12 @@ def train_rl(
         training = Training(
             folder=run,
             loop=loop_settings(config),
-            learner=RemoteLearner(learner_settings(config, model, general_pairs(config, chat)), places["learner"]),
+            learner=RemoteLearner(
+                learner_settings(config, model, general_pairs(config, chat)),
+                places["learner"],
+                config.cluster.learner.timeout_s,
+                config.cluster.start_timeout_s,
+            ),
             batches=Batches(batch_settings(config), order, rollouts, judges, totals),
             totals=totals,
             open_log=lambda start: RunLog(run, start, show),
