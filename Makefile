@@ -6,16 +6,20 @@ STAMP := $(VENV)/.installed
 LANG_FLAG ?=
 BENCH ?=
 
-.PHONY: demo test test-slow bench lint clean
+.PHONY: demo test test-slow test-faults bench lint clean
 
 demo: $(STAMP)
 	$(BIN)/rlrp demo $(LANG_FLAG)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not faults"
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# Real deaths of workers, nodes and drivers of real runs; about 20 minutes on two cores. RLRP_FAULTS_SEED=1 has others.
+test-faults: $(STAMP)
+	$(BIN)/python -m pytest -m faults -s tests/faults
 
 # Against transformers, TRL and (RLRP_VLLM_PYTHON) vLLM; about an hour on two cores. BENCH="--only rollout_vs_generate"
 bench: $(STAMP)

@@ -68,15 +68,19 @@ def _score(folder: Path) -> float | None:
     return None if score is None else float(score)
 
 
-def latest_checkpoint(run: Path, *, settings: str) -> tuple[Path, dict[str, Any]] | None:
+def latest_checkpoint(run: Path, *, settings: str, warn: bool = True) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint whose files are what they were when written, and its state.
+
+    Args:
+        warn: say which newer ones are damaged.
 
     Raises:
         UserError: it was made with other settings, so going on from it would be another experiment.
     """
     for folder in _newest_first(run):
         if problem := _damage(folder):
-            print(f"{folder}: {problem}; the checkpoint before it is used", file=sys.stderr)
+            if warn:
+                print(f"{folder}: {problem}; the checkpoint before it is used", file=sys.stderr, flush=True)
             continue
         state: dict[str, Any] = read_json(folder / STATE)
         if state.get("settings") != settings:

@@ -14,7 +14,6 @@ from rlrp.errors import RunStopped
 from rlrp.rl.learner import Learner, LearnerSettings, StepReport, TrainGroup
 from rlrp.runtime.actors import GONE, Placement, call, cause_of, host
 
-
 _now = time.monotonic
 
 

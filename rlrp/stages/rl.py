@@ -143,7 +143,7 @@ def train_rl(
     """
     run, rl = config.run, config.rl
     settings = rl_fingerprint(config, model, reward_hash)
-    found = checkpoints.latest_checkpoint(run, settings=settings)
+    found = checkpoints.latest_checkpoint(run, settings=settings, warn=False)
     if found and found[1]["step"] >= rl.steps:
         return found[0]
     chat = ChatFormat(load_tokenizer(model, chat_template=config.chat_template))
