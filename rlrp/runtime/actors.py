@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,6 +78,11 @@ def call(reference: Any, timeout_s: float | None = None) -> Any:
         return ray.get(reference, timeout=timeout_s)
     except RayTaskError as error:
         raise error.cause from error
+
+
+def tell(line: str) -> None:
+    """A line for whoever watches the run, beside what goes to its records."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def cause_of(error: BaseException) -> str:

@@ -22,6 +22,7 @@ from rlrp.lm.sampling import SampleRequest, SamplingSettings
 from rlrp.protocols import Totals
 from rlrp.rl.advantages import equal_groups
 from rlrp.rl.learner import StepReport
+from rlrp.runtime.actors import tell
 from rlrp.runtime.groups import Group
 from rlrp.runtime.ledger import Entry, Outcome
 from rlrp.runtime.loop import Batch, Pending
@@ -138,6 +139,9 @@ class Batches:
                 del self.units[unit.draw]
                 if unit.lost is not None:
                     batch.entries.append(self._entry(unit, "quarantined"))
+                    tell(
+                        f"quarantined: {unit.prompt.id} (draw {unit.draw}), handed out {unit.tries} times; {unit.lost}"
+                    )
                 elif unit.version < step - self.settings.staleness:
                     batch.entries.append(self._entry(unit, "dropped"))
                     self.again.append(unit.draw)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +18,7 @@ from typing import Any, Literal
 import ray
 
 from rlrp.errors import RunStopped
-from rlrp.runtime.actors import GONE, Placement, call, cause_of, host
+from rlrp.runtime.actors import GONE, Placement, call, cause_of, host, tell
 
 _RECENT = 64
 """Finished tasks that tell how long one takes."""
@@ -210,7 +209,7 @@ class Pool:
         """Start a new actor in a lost one's place, say so, and put its work back."""
         self.restarts += 1
         self.in_a_row += 1
-        print(f"{self.name} actor {slot.index} died ({cause}); restart {self.restarts}", file=sys.stderr, flush=True)
+        tell(f"{self.name} actor {slot.index} died ({cause}); restart {self.restarts}")
         ray.kill(slot.actor)
         if slot.task is not None:
             slot.task.at_it -= 1

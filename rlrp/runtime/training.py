@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from rlrp.errors import UserError, first_line
 from rlrp.protocols import Totals
 from rlrp.runtime import checkpoints
+from rlrp.runtime.actors import tell
 from rlrp.runtime.batches import Batches
 from rlrp.runtime.learners import LearnerLost
 from rlrp.runtime.loop import Batch, Log, LoopSettings, train
@@ -77,11 +77,7 @@ class Training:
                 if lost > self.max_restarts:
                     raise
                 restarts += 1
-                print(
-                    f"learner actor died ({error}); restart {restarts}, back to the last checkpoint",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                tell(f"learner actor died ({error}); restart {restarts}, back to the last checkpoint")
                 self.learner.restart()
             except OSError as error:
                 if error.errno not in _FULL:
@@ -127,6 +123,6 @@ class Training:
                     "command again",
                     file=self.folder / "checkpoints",
                 ) from error
-            print(f"step {step}: no checkpoint: {first_line(error, 200)}", file=sys.stderr, flush=True)
+            tell(f"step {step}: no checkpoint: {first_line(error, 200)}")
         else:
             self.scores.clear()

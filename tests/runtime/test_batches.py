@@ -198,13 +198,18 @@ def test_a_late_group_joins_a_later_step_or_is_drawn_again(make: Make, ray: Simu
     assert check_ledger(entries, ahead=4) == []
 
 
-def test_a_prompt_that_kills_its_actors_is_replaced_and_reported(make: Make, ray: SimulatedRay) -> None:  # noqa: F811
+def test_a_prompt_that_kills_its_actors_is_replaced_and_reported(
+    make: Make,
+    ray: SimulatedRay,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     batches = make(deadly=[2])
     taken = run(batches, ray, 2)
     assert [drawn(batch) for batch in taken] == [[0, 1, 3, 4], [5, 6, 7, 8]]
     (entry,) = [e for e in taken[0].entries if e.outcome == "quarantined"]
     assert (entry.draw, entry.prompt_id, entry.tries) == (2, "p2", 3)
     assert entry.cause is not None and entry.cause.startswith("rollout: ")
+    assert "quarantined: p2 (draw 2), handed out 3 times; rollout: " in capsys.readouterr().err
     assert taken[0].metrics["quarantined"] == 1
     assert check_ledger([(i + 1, e) for i, b in enumerate(taken) for e in b.entries]) == []
 
