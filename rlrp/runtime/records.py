@@ -34,6 +34,8 @@ class RunLog:
         for path in (folder / "samples").glob("step-*.parquet"):
             if int(path.stem.removeprefix("step-")) > start:
                 path.unlink()
+        for path in (*folder.glob(".*.jsonl.*"), *(folder / "samples").glob(".step-*")):
+            path.unlink()  # of a process that was killed while it wrote
         self.stream = self.path.open("a", encoding="utf-8")
         self.ledger = Ledger(folder, start)
         self.board = SummaryWriter(str(folder), purge_step=start + 1)

@@ -94,6 +94,7 @@ class Training:
         found = checkpoints.latest_checkpoint(self.folder, settings=self.settings)
         folder, state = found or (None, {})
         if folder is not None:
+            checkpoints.point_last(folder)
             self.learner.load(str(folder.absolute()))
         start = int(state.get("step", 0))
         self.totals.load_state(state.get("totals", {}))

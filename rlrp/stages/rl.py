@@ -145,6 +145,7 @@ def train_rl(
     settings = rl_fingerprint(config, model, reward_hash)
     found = checkpoints.latest_checkpoint(run, settings=settings, warn=False)
     if found and found[1]["step"] >= rl.steps:
+        checkpoints.point_last(found[0])  # the run may have been killed before it did so itself
         return found[0]
     chat = ChatFormat(load_tokenizer(model, chat_template=config.chat_template))
     order = PromptOrder(chat, cards, prompts, seed=config.seed)

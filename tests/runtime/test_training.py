@@ -176,6 +176,15 @@ def test_a_full_disk_costs_a_checkpoint_but_not_the_run(
     assert run.sum == undisturbed(tmp_path)
 
 
+def test_last_is_put_right_where_a_killed_run_did_not_get_to_it(tmp_path: Path) -> None:
+    Run(tmp_path).training.run()
+    last = tmp_path / "checkpoints" / "last"
+    last.unlink()
+    last.symlink_to("step-000006")
+    Run(tmp_path).training.run()
+    assert last.resolve().name == "step-000007"
+
+
 def test_a_full_disk_at_the_end_is_the_users_to_mend(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.full = {7: OSError(errno.ENOSPC, "No space left on device")}
