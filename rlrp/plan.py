@@ -112,7 +112,11 @@ def _rl_lines(config: Config) -> None:
     shared = rl.prompts * (prompt_tokens + rl.group_size * longest)
     plain = replies * (prompt_tokens + longest)
     print(f"rl:     {len(cards)} characters, {len(prompts)} user prompts; {rl.steps} steps of {rl.algorithm}")
-    print(f"        a step: {rl.prompts} prompts x {rl.group_size} replies = {replies} replies, one update")
+    updates = rl.epochs * rl.minibatches
+    print(
+        f"        a step: {rl.prompts} prompts x {rl.group_size} replies = {replies} replies, "
+        f"{'one update' if updates == 1 else f'{updates} updates'}"
+    )
     if rl.episodes:
         _episode_lines(rl.episodes)
     print(
