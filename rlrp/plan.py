@@ -113,10 +113,8 @@ def _rl_lines(config: Config) -> None:
     plain = replies * (prompt_tokens + longest)
     print(f"rl:     {len(cards)} characters, {len(prompts)} user prompts; {rl.steps} steps of {rl.algorithm}")
     updates = rl.epochs * rl.minibatches
-    print(
-        f"        a step: {rl.prompts} prompts x {rl.group_size} replies = {replies} replies, "
-        f"{'one update' if updates == 1 else f'{updates} updates'}"
-    )
+    made = "one update" if updates == 1 else f"{updates} updates"
+    print(f"        a step: {rl.prompts} prompts x {rl.group_size} replies = {replies} replies, {made}")
     if rl.episodes:
         _episode_lines(rl.episodes)
     print(

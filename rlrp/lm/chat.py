@@ -63,9 +63,11 @@ class ChatFormat:
         self.turn_end_id: int = ends[0]
         eos = tokenizer.eos_token_id
         self.stop_ids: frozenset[int] = frozenset({self.turn_end_id} | ({eos} if eos is not None else set()))
+        # Some templates mark turns with tokens that their tokenizer does not call special.
+        written = f"{tokenizer.chat_template}{closed}"
         added = getattr(tokenizer, "added_tokens_decoder", {})
-        self._added = frozenset(token for token, entry in added.items() if entry.content.strip())
-        self._control = self.stop_ids | special.difference(t for t, entry in added.items() if not entry.special)
+        plain = {t for t, e in added.items() if not (e.special or (e.content.strip() and e.content in written))}
+        self._control = self.stop_ids | (special - plain)
         self._around: dict[tuple[Role, ...], tuple[str, str]] = {}
 
     def encode_prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
@@ -85,15 +87,14 @@ class ChatFormat:
         """
         before, after = self._around_user(tuple(roles))
         opening, closing = self._tokens(before), self._tokens(after)
-        own = self._control | self._added.intersection(opening + closing)
         together = self._tokens(before + text.strip() + after)
-        if [t for t in together if t in own] == [t for t in opening + closing if t in own]:
+        if [t for t in together if t in self._control] == [t for t in opening + closing if t in self._control]:
             return tuple(together)
-        return (*opening, *self._letters(text.strip(), own), *closing)
+        return (*opening, *self._letters(text.strip()), *closing)
 
     def encode_said(self, text: str) -> tuple[int, ...]:
         """Ids of what somebody not trusted said in the assistant's place, with the token that ends it."""
-        return (*self._letters(text.strip(), self._control), self.turn_end_id)
+        return (*self._letters(text.strip()), self.turn_end_id)
 
     def decode_reply(self, ids: Sequence[int]) -> str:
         """The text of a completion, without special tokens."""
@@ -137,13 +138,13 @@ class ChatFormat:
             self._around[roles] = parts[0], parts[1]
         return self._around[roles]
 
-    def _letters(self, text: str, control: frozenset[int]) -> list[int]:
+    def _letters(self, text: str) -> list[int]:
         """Ids of the text with no control token among them: where one is spelt, its halves are encoded apart."""
         ids = self._tokens(text)
-        if not control.intersection(ids):
+        if not self._control.intersection(ids):
             return ids
         middle = len(text) // 2
-        return self._letters(text[:middle], control) + self._letters(text[middle:], control) if middle else []
+        return self._letters(text[:middle]) + self._letters(text[middle:]) if middle else []
 
     def _opening_of_nothing(self) -> str:
         raise UserError("a dialogue must not begin with the assistant; put a user or system message first")

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from rlrp.lm.scoring import TokenGroup
-from rlrp.rl.experience import Rewards
 from rlrp.rl.shares import MicroBatch, shares
 from rlrp.rl.trained import IDLE
+
+Rewards = tuple[tuple[int, float], ...]
+"""What a completion was paid: (token index, reward) pairs. Most are paid once, at the last token."""
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class ValueHead(nn.Module):
 
     def forward(self, hidden_SC: Tensor) -> Tensor:
         """A value [S] for each hidden state."""
-        value_S: Tensor = hidden_SC.float() @ self.weight / len(self.weight) ** 0.5 + self.bias
+        value_S: Tensor = hidden_SC.float() @ self.weight.float() / len(self.weight) ** 0.5 + self.bias.float()
         return value_S
 
 
@@ -74,6 +74,12 @@ class Critic(Trained):
     ):
         self.settings = settings
         self.own = settings.model is not None
+        if policy.lora is None and not self.own:
+            raise UserError(
+                "got null where all of the policy's weights are trained: no base stays as it is for an adapter; name a "
+                "model for the critic",
+                place="rl.critic.model",
+            )
         self.model = _own_model(settings, policy, dtype, seed, chat_template) if self.own else policy.model
         if not self.own:
             torch.manual_seed(seed)

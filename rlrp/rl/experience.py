@@ -14,11 +14,48 @@ from torch import Tensor
 
 from rlrp.algorithms import Baseline, Scale
 from rlrp.rl.advantages import group_advantages, whiten
-from rlrp.rl.kl import penalised_rewards
-from rlrp.rl.ppo import gae
+from rlrp.rl.batch import Batch, Rewards
+from rlrp.rl.kl import penalised_rewards, token_rewards
+from rlrp.rl.ppo import explained_variance, gae
+from rlrp.rl.settings import LearnerSettings
 
-Rewards = tuple[tuple[int, float], ...]
-"""What a completion was paid: (token index, reward) pairs. Most are paid once, at the last token."""
+
+def credit(batch: Batch, settings: LearnerSettings, kl_coef: float) -> dict[str, Tensor]:
+    """Put the batch's advantages, and a critic's returns, in place of what the driver knew; what is to be logged.
+
+    Without a critic and with the KL in the loss the driver's advantages stay.
+    """
+    if settings.critic is None and not settings.kl_in_reward:
+        return {}
+    rewards, lengths, sampler_S = batch.rewards(), batch.lengths, torch.cat(batch.sampler)
+    reference_S = torch.cat(batch.reference) if settings.kl_in_reward else sampler_S
+    reward_S = token_rewards(payments(rewards, lengths), sampler_S, reference_S, kl_coef)
+    notes: dict[str, Tensor] = {}
+    if settings.critic is not None:
+        value_S = torch.cat(batch.value)
+        advantage_S, return_S = gae(reward_S, value_S, lengths, gamma=settings.critic.gamma, lam=settings.critic.lam)
+        if settings.advantage_scale == "whiten":
+            advantage_S = whiten(advantage_S)
+        batch.returns = batch.per_row(return_S)
+        explained = torch.tensor([explained_variance(value_S, return_S)])
+        notes = {"value": value_S, "return": return_S, "explained_variance": explained[~explained.isnan()]}
+    elif settings.baseline == "none":
+        advantage_S = reward_to_go(reward_S, lengths)
+    else:
+        advantage_S = penalised_advantages(
+            rewards,
+            sampler_S,
+            reference_S,
+            lengths,
+            kl_coef,
+            prompts=len(batch.groups),
+            baseline=settings.baseline,
+            scale=settings.advantage_scale,
+            characters=[group.character for group in batch.groups],
+        )
+    batch.advantage = batch.per_row(advantage_S)
+    batch.mean_advantage = [float(row.mean()) if len(row) else 0.0 for row in batch.advantage]
+    return notes
 
 
 def payments(rewards: Sequence[Rewards], lengths: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from rlrp.lm.prompts import Prompt
 from rlrp.lm.sampling import SampleRequest, SamplingSettings
 from rlrp.protocols import Totals
 from rlrp.rl.learner import StepReport
+from rlrp.runtime.actors import tell
 from rlrp.runtime.credit import CreditSettings, equal_rewards
 from rlrp.runtime.groups import Group
 from rlrp.runtime.ledger import Entry, Outcome
@@ -111,7 +112,7 @@ class Batches:
         self._look_ahead()
         if self.settings.staleness:
             waiting = list(pending.refs)
-            while waiting:
+            while waiting and not pending.late:
                 ready = self._wait(waiting)
                 waiting = [reference for reference in waiting if reference not in ready]
                 self._fill(self.version + 1, self.settings.prompts)
@@ -148,6 +149,9 @@ class Batches:
                 del self.units[unit.draw]
                 if unit.lost is not None:
                     batch.entries.append(self._entry(unit, "quarantined"))
+                    tell(
+                        f"quarantined: {unit.prompt.id} (draw {unit.draw}), handed out {unit.tries} times; {unit.lost}"
+                    )
                 elif unit.version < step - self.settings.staleness:
                     batch.entries.append(self._entry(unit, "dropped"))
                     self.again.append(unit.draw)
@@ -181,10 +185,14 @@ class Batches:
             room -= prompts
 
     def _submit(self, count: int) -> None:
-        units = [Unit(draw, self._prompts.pop(draw, None) or self.prompt_of(draw)) for draw in self._draws(count)]
+        units = [Unit(draw, self._prompt(draw)) for draw in self._draws(count)]
         self.units |= {unit.draw: unit for unit in units}
         shares = deal([len(unit.prompt.ids) for unit in units], self.rollouts.hands)
         self.rollouts.submit([self._sampling([units[i] for i in share]) for share in shares])
+
+    def _prompt(self, draw: int) -> Prompt:
+        made = self._prompts.pop(draw, None)
+        return self.prompt_of(draw) if made is None else made
 
     def _draws(self, count: int) -> list[int]:
         draws = [self.again.pop(0) for _ in range(min(count, len(self.again)))]

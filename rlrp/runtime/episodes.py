@@ -6,7 +6,8 @@ the learner will: only the policy's own are trained on.
 
 An episode has at most ``turns`` replies. It ends early with a reply that was broken off at ``max_new_tokens``, since no
 template renders what would follow a turn that has no end; when the user has nothing more to say; and when the model's
-context might not hold another turn. So the completions of a group can have different numbers of turns.
+context might not hold another turn. So the completions of a group can have different numbers of turns. A reply that
+ended with another stop token than the template's keeps it in that one's place.
 
 Left out: a card's instructions after the history stay where the first prompt has them, after its user's line.
 """

@@ -10,8 +10,7 @@ from rlrp.dialogue.types import Message, Sample
 from rlrp.lm.prompts import Prompt
 from rlrp.lm.sampling import Completion
 from rlrp.protocols import Judgement
-from rlrp.rl.batch import TrainGroup
-from rlrp.rl.experience import Rewards
+from rlrp.rl.batch import Rewards, TrainGroup
 
 
 @dataclass

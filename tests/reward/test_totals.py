@@ -10,7 +10,6 @@ from statistics import fmean, pstdev
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rlrp.runtime.totals import DriverTotals
 
 from reward.composite import CompositeReward
 from reward.config import load_reward, load_totals
@@ -119,8 +118,18 @@ class Shared:
         return judged
 
 
-def driver(how: Normalise, actors: int) -> DriverTotals:
-    return DriverTotals(Shared(how, actors), Totals([("said", 1.0, TermSettings(normalise=how))]))
+class Driver:
+    """As in a run: actors judge, and the totals are made where all that they say comes together."""
+
+    def __init__(self, judges: Shared, totals: Totals):
+        self.judges, self.totals = judges, totals
+
+    def judge(self, groups: Sequence[Sequence[Sample]]) -> list[list[Judgement]]:
+        return self.totals.combine(groups, self.judges.judge(groups))
+
+
+def driver(how: Normalise, actors: int) -> Driver:
+    return Driver(Shared(how, actors), Totals([("said", 1.0, TermSettings(normalise=how))]))
 
 
 @pytest.mark.parametrize("how", ["none", "group", "character", "running"])

@@ -58,7 +58,8 @@ def test_it_is_the_kl_of_the_whole_distributions_with_its_gradient(learner: Lear
 def test_the_learner_adds_it_to_its_step_and_logs_it(learner: Learner) -> None:
     """Advantages of 0 leave only the anchor: the step must bring the policy nearer to it."""
     idle = TrainGroup((1, 2, 3), ((4, 5),), ((-1.0, -1.0),), (0.0,))
-    learner.settings = replace(learner.settings, general=tuple(PAIRS), general_pairs=2, learning_rate=1e-3)
+    settings = replace(learner.settings, general=tuple(PAIRS), general_pairs=2, learning_rate=1e-3)
+    learner.settings = learner.gradients.settings = settings
     moved(learner)
     learner.updates = 1
     before = general_kl(learner.policy, PAIRS).mean().item()

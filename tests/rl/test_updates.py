@@ -279,7 +279,7 @@ def test_corrected_later_updates_are_against_the_policy_at_the_start_of_the_step
     both = twice.step(groups).metrics
     assert both["sampler_ratio"] == pytest.approx(one["sampler_ratio"], abs=1e-5)
     assert both["corrected"] == one["corrected"]
-    once.settings = replace(settings)
+    once.gradients.settings = settings
     second = once.step(own).metrics  # the same weights as the two passes had after the first
     assert both["ratio_max"] == pytest.approx(second["ratio_max"], abs=1e-3)
     assert both["ratio"] == pytest.approx((1 + second["ratio"]) / 2, abs=1e-4)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from rlrp.runtime import actors, learners, pool
 from rlrp.runtime.pool import Pool
@@ -91,7 +91,10 @@ class SimulatedRay:
     def kill(self, actor: Actor) -> None:
         actor.killed = True
 
-    def get(self, reference: Reference) -> Any:
+    def get(self, reference: Reference, timeout: float | None = None) -> Any:
+        if timeout is not None and reference.ready_at > self.now + timeout:
+            self.now += timeout
+            raise GetTimeoutError
         self.now = max(self.now, reference.ready_at)
         return reference.answer()
 
@@ -142,6 +145,7 @@ def simulate(monkeypatch: pytest.MonkeyPatch) -> SimulatedRay:
     simulated = SimulatedRay()
     for module in (actors, learners, pool):
         monkeypatch.setattr(module, "ray", simulated)
+    monkeypatch.setattr(learners, "_now", lambda: simulated.now)
     monkeypatch.setattr(Pool, "now", staticmethod(lambda: simulated.now))
     monkeypatch.setattr(pool.time, "sleep", lambda s: setattr(simulated, "now", simulated.now + s))
     return simulated

@@ -1,0 +1,62 @@
+"""A whole node of a simulated cluster goes, with the actors on it, and another comes later."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from .conftest import MakeRun
+from .runs import Run, check_whole, deaths, final_state, records
+
+pytestmark = pytest.mark.faults
+NODE = {"num_cpus": 2, "node_ip_address": "127.0.0.1", "object_store_memory": 100 << 20, "include_dashboard": False}
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A head that has room for one set of workers, on the loopback interface."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    made = Cluster(initialize_head=True, head_node_args=NODE)
+    yield made
+    made.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("pinned", "real"),
+    [(("rollout", "reward"), True), (("learner",), False), (("rollout", "reward", "learner"), False)],
+    ids=["rollout and reward", "learner", "all"],
+)
+def test_a_run_outlives_a_node_with_its_actors(
+    cluster: Cluster,
+    make_run: MakeRun,
+    smollm2: str,
+    tiny: str,
+    undisturbed: Callable[..., Run],
+    pinned: tuple[str, ...],
+    real: bool,
+) -> None:
+    model = smollm2 if real else tiny
+    settings = ("rl.steps=8", "rl.checkpoint_every=2")
+    node: dict[str, Any] = {**NODE, "resources": {"spot": 4}}
+    del node["include_dashboard"]
+    spot = cluster.add_node(**node)
+    pins = [f"cluster.{role}.resources={{spot: 1}}" for role in pinned]
+    # Pins are no part of what is learnt: the undisturbed run goes without.
+    run = make_run(*settings, *pins, model=model, env={"RAY_ADDRESS": cluster.address}).start()
+    run.wait_for_step(3)
+    cluster.remove_node(spot)
+    run.wait("a line that tells of it", lambda: all(deaths(run, role) for role in pinned))
+    time.sleep(2)
+    cluster.add_node(**node)
+    run.end()
+    check_whole(run, 8)
+    for role in pinned:
+        assert any("node" in line or "died" in line for line in deaths(run, role))
+    whole = undisturbed(model, *settings)
+    assert final_state(run) == final_state(whole)
+    assert records(run, tries=False) == records(whole, tries=False)
