@@ -136,10 +136,14 @@ def memory_estimates(config: Config, card_gb: float | None = None) -> dict[str, 
     shape = model_shape(config.model)
     if shape is None:
         return {}
+    training = training_of(config)
+    moved = host_gb(shape, training)
     return {
         "rollout": _rollout(config, shape, card_gb),
         "reward": Estimate({"terms": 0.5, "overhead": _OVERHEAD}, "plus language models among the terms, if any"),
-        "learner": Estimate(learner_parts(shape, training_of(config))),
+        "learner": Estimate(
+            learner_parts(shape, training), f"plus {moved:.1f} GB of the machine's memory" if moved else ""
+        ),
     }
 
 
