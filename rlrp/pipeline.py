@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rlrp.config import Config, dump_config, fingerprint
 from rlrp.dialogue import Message, Pool, load_pool, read_prompts, resolve
 from rlrp.errors import UserError
-from rlrp.files import read_json, require_space, write_json, write_text
+from rlrp.files import held, read_json, require_space, write_json, write_text
 from rlrp.memory import PeakMemory, keep_freed_memory, release_memory
 from rlrp.progress import progress
 
@@ -186,6 +186,10 @@ class Experiment:
 
     def train(self) -> Path:
         """RL, after whatever it starts from."""
+        with held(self.run):
+            return self._train()
+
+    def _train(self) -> Path:
         from reward.config import load_reward, load_totals, reward_hash
         from rlrp.stages.rl import train_rl
 
