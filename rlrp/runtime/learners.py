@@ -34,7 +34,7 @@ class PendingStep:
 
     def result(self) -> StepReport:
         left = None if self._until is None else max(0.0, self._until - _now())
-        report: StepReport = _answer(self.refs[0], left, f"no answer for {self.timeout_s:g} s")
+        report: StepReport = _answer(self.refs[0], left, _silence(self.timeout_s))
         return report
 
 
@@ -83,7 +83,7 @@ class RemoteLearner:
     def _started(self) -> Any:
         if self._starting is not None:
             silence = (
-                f"it has not started for {self.start_timeout_s:g} s; it asks for {self.placement.cpus:g} CPUs and "
+                f"{_silence(self.start_timeout_s)} from its start; it asks for {self.placement.cpus:g} CPUs and "
                 f"{self.placement.gpus:g} GPUs: `ray status` shows what there is"
             )
             _answer(self._starting, self.start_timeout_s, silence)
@@ -91,7 +91,11 @@ class RemoteLearner:
         return self.actor
 
     def _answer(self, reference: Any) -> Any:
-        return _answer(reference, self.timeout_s, f"no answer for {self.timeout_s:g} s")
+        return _answer(reference, self.timeout_s, _silence(self.timeout_s))
+
+
+def _silence(seconds: float | None) -> str:
+    return f"no answer for {seconds or 0:g} s"
 
 
 def _answer(reference: Any, timeout_s: float | None, silence: str) -> Any:

@@ -60,6 +60,14 @@ class Slow:
     def save(self, folder: str) -> None: ...
 
 
+def test_a_learner_without_limits_is_waited_for(ray: SimulatedRay, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(learners, "Learner", type("Slow", (Slow,), {"takes": {"step": 1e6, "save": 1e6}}))
+    patient = RemoteLearner(None, Placement())  # type: ignore[arg-type]
+    assert patient.begin([]).result() == "done"
+    patient.save("folder")
+    assert ray.now == 2e6
+
+
 def learner(monkeypatch: pytest.MonkeyPatch, **takes: float) -> RemoteLearner:
     monkeypatch.setattr(learners, "Learner", type("Slow", (Slow,), {"takes": takes}))
     return RemoteLearner(None, Placement(), timeout_s=60.0, start_timeout_s=90.0)  # type: ignore[arg-type]
@@ -87,5 +95,5 @@ def test_a_learner_that_finds_no_room_says_what_it_asks_for(
 ) -> None:
     waiting = learner(monkeypatch)
     waiting._starting.ready_at = 100.0
-    with pytest.raises(LearnerLost, match=r"not started for 90 s; it asks for 0\.5 CPUs and 0 GPUs"):
+    with pytest.raises(LearnerLost, match=r"no answer for 90 s from its start; it asks for 0\.5 CPUs and 0 GPUs"):
         waiting.weights()
