@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ray.exceptions import ActorDiedError, ObjectLostError
@@ -61,9 +62,20 @@ class Slow:
     def save(self, folder: str) -> None: ...
 
 
+SETTINGS: Any = SimpleNamespace(zero=None)
+
+
+def test_a_learner_without_limits_is_waited_for(ray: SimulatedRay, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(learners, "Learner", type("Slow", (Slow,), {"takes": {"step": 1e6, "save": 1e6}}))
+    patient = RemoteLearner(SETTINGS, Placement())
+    assert patient.begin([]).result() == "done"
+    patient.save("folder")
+    assert ray.now == 2e6
+
+
 def learner(monkeypatch: pytest.MonkeyPatch, **takes: float) -> RemoteLearner:
     monkeypatch.setattr(learners, "Learner", type("Slow", (Slow,), {"takes": takes}))
-    return RemoteLearner(SimpleNamespace(zero=None), Placement(), timeout_s=60.0, start_timeout_s=90.0)  # type: ignore[arg-type]
+    return RemoteLearner(SETTINGS, Placement(), timeout_s=60.0, start_timeout_s=90.0)
 
 
 def test_a_silent_learner_is_lost(ray: SimulatedRay, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
