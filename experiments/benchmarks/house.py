@@ -157,7 +157,7 @@ class Watch:
         return (values[-1] - values[skip - 1]) / (len(values) - skip)
 
 
-def run(setup: Setup, batches: Batches, learner: Any, steps: int, watch: Watch) -> Watch:
+def run(batches: Batches, learner: Any, steps: int, watch: Watch) -> Watch:
     train(LoopSettings(steps=steps), batches, learner, watch, lambda step, batch: None)
     return watch
 
