@@ -131,7 +131,7 @@ def list_schedule(calls: Sequence[tuple[float, Sequence[float]]], rollouts: int,
         heapq.heappush(free, end)
         sampled += [(end, judging) for judging in groups]
     free, ends = [0.0] * judges, [0.0]
-    for at, judging in sorted(sampled):
+    for at, judging in sorted(sampled, key=lambda one: one[0]):
         ends.append(max(heapq.heappop(free), at) + judging)
         heapq.heappush(free, ends[-1])
     return max(ends)
