@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -688,6 +689,10 @@ def set_value(raw: dict[str, Any], path: Sequence[str], value: str) -> None:
         raise UserError(f"{value!r} is not a YAML value", place=f"--set {key}") from None
 
 
+_KEY = re.compile(r"([\w.-]+): (.*)", re.DOTALL)
+"""A message of a section's check that begins with the key that it is about."""
+
+
 def _one_line(error: ValidationError, path: str | Path, node: Any, overrides: Sequence[str]) -> UserError:
     first = error.errors()[0]
     loc = [str(part) for part in first["loc"] if not str(part).startswith("function-")]
@@ -699,6 +704,9 @@ def _one_line(error: ValidationError, path: str | Path, node: Any, overrides: Se
             message += f"; known keys are {', '.join(_fields_at(loc[:-1]))}"
     elif first["type"] == "value_error":
         message = str(first["ctx"]["error"])
+        if (named := _KEY.match(message)) and named[1].partition(".")[0] in Config.model_fields:
+            loc, message = named[1].split("."), named[2]
+            key = named[1]
     else:
         message = f"got {first['input']!r}: {first['msg']}"
     if any(override.partition("=")[0].strip() == key for override in overrides):
