@@ -285,6 +285,50 @@ _VLLM_OPTIONS_OF_OURS = {
 """Options of vLLM that are not free, and what they follow from."""
 
 
+_ZERO_OPTIONS_OF_OURS = {
+    "train_batch_size": "rl.prompts and rl.group_size",
+    "train_micro_batch_size_per_gpu": "rl.token_budget",
+    "gradient_accumulation_steps": "rl.token_budget",
+    "managed_gradient_accumulation": "rl.token_budget",
+    "gradient_clipping": "rl.max_grad_norm",
+    "optimizer": "rl.learning_rate",
+    "scheduler": "rl.warmup_steps",
+    "fp16": "rl.dtype",
+    "bf16": "rl.dtype",
+    "data_types": "rl.dtype",
+    "gradient_allreduce_op": "the batch, in which every reply has its weight",
+    "zero_optimization.stage": "rl.zero.stage",
+    "zero_optimization.offload_optimizer": "rl.zero.offload_optimizer",
+    "zero_optimization.offload_param": "rl.zero.offload_parameters",
+}
+"""Parts of DeepSpeed's configuration that are not free, and what they follow from."""
+
+
+class ZeroConfig(Settings):
+    """DeepSpeed's ZeRO (arXiv 1910.02054): what ``cluster.learner.actors`` workers need not each hold a copy of."""
+
+    stage: Literal[1, 2, 3] = 2
+    """Spread over the workers are: 1 the optimizer's state, 2 gradients too, 3 weights too."""
+    offload_optimizer: bool = False
+    """The optimizer's state and step lie on the CPU."""
+    offload_parameters: bool = False
+    """Stage 3: weights lie in the machine's memory and come to the GPU layer by layer."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further DeepSpeed configuration, passed on as it is, such as
+    ``{zero_optimization: {overlap_comm: true}}``."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ZeroConfig:
+        if self.offload_parameters and self.stage < 3:
+            raise ValueError(f"offload_parameters: got true with stage {self.stage}; weights are spread by stage 3")
+        inner = self.options.get("zero_optimization")
+        given = {*self.options, *(f"zero_optimization.{name}" for name in (inner if isinstance(inner, dict) else {}))}
+        for name, place in _ZERO_OPTIONS_OF_OURS.items():
+            if name in given:
+                raise ValueError(f"rl.zero.options: got {name}, which follows from {place}; leave it out")
+        return self
+
+
 class RlConfig(Settings):
     """A step draws ``prompts * group_size`` replies and makes ``epochs * minibatches`` updates."""
 
@@ -329,7 +373,13 @@ class RlConfig(Settings):
     """Soft punishment of replies near the longest; part of dapo's paper, null without."""
     dynamic_sampling: DynamicSamplingConfig | None = None
     """Draw again what teaches nothing; part of dapo's paper, null without."""
-    lora: LoraConfig = LoraConfig()
+    lora: LoraConfig | None = LoraConfig()
+    """null trains all weights, from which the anchor then needs a copy of its own."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: a third more work, and each layer keeps its input alone."""
+    zero: ZeroConfig | None = None
+    """How several learner workers share what they train (``pip install 'rlrp[deepspeed]'``); null is one worker in
+    plain torch."""
     checkpoint_every: int = Field(10, ge=1)
     """Steps between checkpoints; the last step always leaves one."""
     keep_checkpoints: int = Field(2, ge=1)
@@ -527,6 +577,30 @@ class Config(Settings):
             )
         if self.rl.kl.general and not self.data.general:
             raise ValueError("rl.kl.general asks for general pairs and there are none; set data.general or leave it 0")
+        return self
+
+    @model_validator(mode="after")
+    def _learners(self) -> Config:
+        workers, zero = self.cluster.learner.actors, self.rl.zero
+        if workers > 1 and zero is None:
+            raise ValueError(
+                f"cluster.learner.actors: got {workers} without rl.zero; several workers share a learner by DeepSpeed: "
+                "set rl.zero.stage"
+            )
+        if self.cluster.learner.max_actors is not None:
+            raise ValueError("cluster.learner.max_actors: a learner does not grow while it learns; leave it out")
+        if not ALGORITHMS[self.rl.algorithm].critic or self.rl.critic.model is not None:
+            return self
+        if zero is not None and zero.stage == 3:
+            raise ValueError(
+                "rl.critic.model: got null with rl.zero.stage 3; a critic shares the policy's weights only where they "
+                "are whole: give it a model of its own or take stage 2"
+            )
+        if self.rl.lora is None:
+            raise ValueError(
+                "rl.critic.model: got null with rl.lora null; a critic cannot lie on weights that are trained: give it "
+                "a model of its own"
+            )
         return self
 
     @model_validator(mode="after")

@@ -174,10 +174,14 @@ def training_of(config: Config) -> Training:
     rl = config.rl
     return Training(
         dtype=rl.dtype,
-        lora_rank=rl.lora.r,
+        lora_rank=rl.lora.r if rl.lora else None,
         workers=config.cluster.learner.actors,
+        zero=rl.zero.stage if rl.zero else 0,
         token_budget=rl.token_budget,
-        anchor=rl.kl.coef > 0,
+        checkpointing=rl.gradient_checkpointing,
+        anchor=rl.kl.coef > 0 or rl.kl.general > 0,
+        offload_optimizer=bool(rl.zero and rl.zero.offload_optimizer),
+        offload_weights=bool(rl.zero and rl.zero.offload_parameters),
         critic=model_shape(rl.critic.model) if rl.critic.model else None,
         critic_rank=rl.critic.lora.r if ALGORITHMS[rl.algorithm].critic else None,
     )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rlrp.config import Config, dump_config, fingerprint
 from rlrp.dialogue import Message, Pool, load_pool, read_prompts, resolve
 from rlrp.errors import UserError
-from rlrp.files import read_json, require_space, write_json, write_text
+from rlrp.files import held, read_json, require_space, write_json, write_text
 from rlrp.live import StepView
 from rlrp.memory import PeakMemory, keep_freed_memory, release_memory
 from rlrp.progress import progress
@@ -193,7 +193,8 @@ class Experiment:
         note = self.run / ERROR
         note.unlink(missing_ok=True)
         try:
-            return self._train()
+            with held(self.run):
+                return self._train()
         except BaseException as error:
             if (self.run / "metrics.jsonl").exists():
                 said = " ".join(str(error).split())

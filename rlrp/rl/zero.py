@@ -113,12 +113,13 @@ class ZeroEngine:
 
         found = by_parameter(state, self.parameters)
         steps = {float(kinds["step"]) for kinds in found.values() if "step" in kinds}
-        if steps and not self._steps():
-            self._make_moments()
         for name, parameter in self.parameters.items():
             with self.whole([parameter]):
                 master = found[name].get(MASTER, parameter.detach().float()).clone()
             safe_set_full_fp32_param(parameter, master.to(self.trained.device))
+        if steps and not self._steps():
+            self._make_moments()
+        for name, parameter in self.parameters.items():
             for kind in MOMENTS:
                 if kind in found[name]:
                     safe_set_full_optimizer_state(parameter, found[name][kind].to(self.trained.device), kind)
@@ -185,6 +186,9 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _deepspeed() -> Any:
     try:
         import deepspeed
+        from deepspeed.ops import __compatible_ops__ as operators
     except ImportError:
         raise UserError("needs DeepSpeed: pip install 'rlrp[deepspeed]'", place="rl.zero") from None
+    # On a CPU it would compile its reduction through shared memory, for minutes, which training does not use.
+    operators["deepspeed_shm_comm"] = False
     return deepspeed

@@ -17,6 +17,8 @@ def test_a_run_that_lost_a_worker_of_each_kind_ends_with_the_same_bits(
     for step, role in enumerate(("rollout", "learner", "reward"), 1):
         run.wait_for_step(step)
         workers(role)[0].kill()
+    second = make_run(*STEPS, f"run_dir={run.folder}").start().end(2)
+    assert "another run is at work in it" in second.said.splitlines()[-1]
     run.end()
     check_whole(run, 5)
     for role in ("rollout", "learner", "reward"):

@@ -40,6 +40,7 @@ class Actor:
     def _begin(self, name: str, args: tuple[Any, ...]) -> Reference:
         seconds = 0.0
         worker = getattr(self._instance, "worker", None)
+        worker = getattr(worker, "learner", worker)
         if name == "do" and hasattr(worker, "seconds"):
             seconds = worker.seconds(args[0], args[1:])  # type: ignore[union-attr]
         self._free_at = max(self._free_at, self._ray.now) + seconds
@@ -106,7 +107,7 @@ class SimulatedRay:
         fetch_local: bool = True,
     ) -> tuple[list[Reference], list[Reference]]:
         """Ready ones come in the worst order: the last given first."""
-        target = min(reference.ready_at for reference in references) if timeout else self.now
+        target = self.now if timeout == 0 else min(reference.ready_at for reference in references)
         if timeout is not None:
             target = min(target, self.now + timeout)
         self.now = max(self.now, target)
@@ -130,7 +131,7 @@ def list_schedule(calls: Sequence[tuple[float, Sequence[float]]], rollouts: int,
         heapq.heappush(free, end)
         sampled += [(end, judging) for judging in groups]
     free, ends = [0.0] * judges, [0.0]
-    for at, judging in sorted(sampled):
+    for at, judging in sorted(sampled, key=lambda one: one[0]):
         ends.append(max(heapq.heappop(free), at) + judging)
         heapq.heappush(free, ends[-1])
     return max(ends)
