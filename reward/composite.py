@@ -51,7 +51,8 @@ class CompositeReward:
         self._totals = Totals([(term.name, weight, settings) for term, weight, settings in terms])
 
     def judge(self, groups: Sequence[Sequence[Sample]]) -> list[list[Judgement]]:
-        """Judge groups of samples; the samples of a group share card and messages.
+        """Judge groups of samples; those of a group share the card and, unless they are replies of conversations, the
+        messages.
 
         Where a term is normalised by ``running``, what it says here joins what was judged before.
 

@@ -90,7 +90,7 @@ class Totals:
         """The judgements with their totals, made from ``terms``, which stay as they are: raw, None for abstained.
 
         Args:
-            groups: the samples that were judged; those of a group share card and messages.
+            groups: the samples that were judged; those of a group share the card.
             judgements: one a sample; their totals are not looked at.
         """
         totals = [[0.0] * len(group) for group in groups]
@@ -112,6 +112,10 @@ class Totals:
             [replace(judgement, total=min(total, cap)) for judgement, total, cap in zip(*rows, strict=True)]
             for rows in zip(judgements, totals, caps, strict=True)
         ]
+
+    def weights(self) -> dict[str, float]:
+        """Each term's weight in the total; 0 for one that is only logged."""
+        return {name: weight for name, weight, _ in self.terms}
 
     def alone(self) -> Totals:
         """The same for samples without a group or a history: ``character`` and ``running`` have nothing to compare with

@@ -58,6 +58,15 @@ def _parser() -> argparse.ArgumentParser:
     _experiment(sft, trains=True)
     train = _add(commands, "train", _train, "reinforcement learning from the SFT checkpoint")
     _experiment(train, trains=True)
+    train.add_argument(
+        "--cluster",
+        type=Path,
+        metavar="FILE",
+        help="for --dry-run: nodes to check the placement against (ray_cluster.yaml, or a list of nodes)",
+    )
+    status = _add(commands, "status", _status, "say how a run is doing, from its directory, running or dead")
+    status.add_argument("folder", type=Path, metavar="RUN", help="a run directory, such as runs/demo")
+    status.add_argument("--json", action="store_true", help="one JSON object")
     ev = _add(commands, "eval", _eval, "measure one policy on the evaluation suites")
     _experiment(ev)
     ev.add_argument("--policy", default="rl", help="base, sft, rl, or a model (hub id, directory, adapter)")
@@ -209,9 +218,17 @@ def _train(arguments: argparse.Namespace) -> None:
     from rlrp.plan import print_train_plan
 
     config = _config(arguments)
+    if arguments.cluster and not arguments.dry_run:
+        raise UserError("goes with --dry-run; a run joins the cluster that RAY_ADDRESS names", place="--cluster")
     if arguments.dry_run:
-        return print_train_plan(config)
+        return print_train_plan(config, arguments.cluster)
     print(Experiment(config, fresh=arguments.fresh).train())
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    from rlrp.status import print_status, read_status
+
+    print_status(read_status(arguments.folder), as_json=arguments.json)
 
 
 def _eval(arguments: argparse.Namespace) -> None:

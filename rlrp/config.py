@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Literal, cast
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from rlrp.algorithms import ALGORITHMS, Name, Scale
+from rlrp.algorithms import ALGORITHMS, Correction, CorrectionLevel, KlPlace, Name, Scale
 from rlrp.errors import UserError
 from rlrp.files import read_text
 
@@ -22,7 +23,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 class Settings(BaseModel):
     """Base of all sections: unknown keys are errors, values are frozen once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_by_name=True, serialize_by_alias=True
+    )
 
 
 class DataConfig(Settings):
@@ -122,10 +125,13 @@ class RewardConfig(Settings):
 
 
 class KlConfig(Settings):
-    """The anchor: KL(policy || SFT checkpoint), in the loss."""
+    """The anchor: KL(policy || SFT checkpoint)."""
 
+    place: KlPlace = Field("loss", alias="in")
+    """``loss``: beside the surrogate, in nats a token. ``reward``: k1 taken from the reward of the token it is of (ppo,
+    reinforce++), or of the whole reply (its sum, in nats a reply). ppo, rloo and reinforce++: ``reward``."""
     coef: float = Field(0.05, ge=0)
-    """Weight in the loss; 0 leaves the anchor out (and saves the reference forward)."""
+    """Weight of the KL; 0 leaves the anchor out (and saves the reference forward)."""
     target: float | None = Field(0.10, gt=0)
     """Per-token KL in nats that an adaptive coefficient steers to; null keeps ``coef`` fixed."""
     gain: float = Field(0.2, gt=0)
@@ -133,11 +139,64 @@ class KlConfig(Settings):
     min_coef: float = Field(1e-4, ge=0)
     """The adaptive coefficient falls no lower. A short run that starts far below its target lets go of the anchor, and
     has no steps left to take it up again."""
-    estimator: Literal["k2", "k3", "k3_unbiased"] = "k3_unbiased"
+    estimator: Literal["k2", "k3", "k3_unbiased", "full"] = "k3_unbiased"
+    """In the loss: k2, k3 and k3_unbiased are of the sampled token; ``full`` is of the whole vocabulary at every token
+    of the replies, without their noise and at the price of a second set of logits."""
     general: int = Field(0, ge=0)
     """General question-answer pairs (``data.general``) per step on which the policy is held to the anchor too."""
     general_coef: float = Field(1.0, gt=0)
     """Weight in the loss of the KL on those pairs."""
+
+
+class CriticConfig(Settings):
+    """ppo: what predicts the reward to come at every token, by a value head on a language model's hidden states."""
+
+    model: str | None = None
+    """null: an adapter of its own on the policy's base model. Else a model of its own, with an adapter, that has the
+    policy's tokenizer: hub id, directory or ``packaged:NAME``."""
+    lora: LoraConfig = LoraConfig()
+    learning_rate: float = Field(1e-3, gt=0)
+    """The head starts at about 0 and has further to go than the policy."""
+    warmup_steps: int = Field(2, ge=0)
+    """First steps, in which only the critic learns and the policy stays as it is."""
+    value_clip: float | None = Field(0.2, gt=0)
+    """How far one step may move a value towards its return, in units of the reward; null does not limit it."""
+    gamma: Fraction = 1.0
+    """What a reward one token later is worth."""
+    lam: Fraction = 0.95
+    """GAE: 1 believes the rewards alone, 0 the critic."""
+
+
+class CorrectionConfig(Settings):
+    """Importance weights for replies that another policy drew than the learner's: stale, or rounded otherwise.
+
+    With them the clipped ratio is against the learner's own log-probabilities at the start of the step.
+    """
+
+    kind: Correction = "none"
+    """``truncate`` bounds a weight, ``mask`` makes one beyond its bounds 0."""
+    level: CorrectionLevel = "token"
+    """Weights of single tokens, or one for a reply: the product of its tokens'."""
+    cap: float = Field(2.0, ge=1)
+    """Upper bound of learner over sampler."""
+    floor: float | None = Field(None, ge=0, le=1)
+    """Lower bound; null is none for ``truncate`` and 1 / ``cap`` for ``mask``."""
+
+
+class OverlongConfig(Settings):
+    """DAPO's soft punishment of replies that come near ``rl.max_new_tokens``."""
+
+    buffer: int = Field(ge=1)
+    """Tokens before the longest reply over which the punishment grows from 0 to ``penalty``."""
+    penalty: float = Field(1.0, gt=0)
+    """The whole punishment, taken from the total before advantages are made."""
+
+
+class DynamicSamplingConfig(Settings):
+    """DAPO's dynamic sampling: prompts whose replies all got the same reward are replaced by others."""
+
+    rounds: int = Field(2, ge=1)
+    """How often a step may draw again; what is still equal then stays in the batch."""
 
 
 class LmConfig(Settings):
@@ -147,20 +206,147 @@ class LmConfig(Settings):
     """Compute each prompt once per group; false takes the plain path everywhere: the same results, slower."""
 
 
+class UserConfig(Settings):
+    """Who talks with the policy in episodes: a script or another language model, one of the two."""
+
+    script: str | None = None
+    """A file as ``data.prompts``. Where the prompt's line begins a conversation of it (its ``then`` says how it goes
+    on), that goes on, and the episode ends with it; elsewhere further lines are drawn from it."""
+    model: str | None = None
+    """The model in the user's part, e.g. the base assistant: hub id, directory or ``packaged:NAME``. It lies beside the
+    policy in every rollout actor."""
+    chat_template: str | None = None
+    """For a model without a template of its own, as ``chat_template``."""
+    personas: str | None = None
+    """A text file of who the model may be, a paragraph each, with the macros of cards (``{{char}}``, ``{{user}}``); one
+    is drawn for each prompt. null takes ``builtin:users/en.txt`` or ``builtin:users/zh.txt`` by the card's language."""
+    temperature: float = Field(0.9, ge=0)
+    max_new_tokens: int = Field(48, ge=1)
+    """The model's longest line in tokens; one that is longer is broken off there."""
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> UserConfig:
+        if (self.script is None) == (self.model is None):
+            got = "both" if self.script else "neither"
+            raise ValueError(f"got {got}, expected one of script and model")
+        for name in ("chat_template", "personas", "temperature", "max_new_tokens"):
+            if self.script is not None and getattr(self, name) != UserConfig.model_fields[name].default:
+                raise ValueError(f"{name} is a user model's; a script has no use for it")
+        return self
+
+
+class EpisodesConfig(Settings):
+    """Conversations of several turns: after each reply a simulated user answers, and the policy replies again."""
+
+    turns: int = Field(ge=2)
+    """The policy's replies in an episode, at most: it ends early with a reply broken off at ``rl.max_new_tokens``, and
+    when the user has nothing more to say."""
+    user: UserConfig
+    judge: Literal["last", "every"] = "last"
+    """Which replies the reward is asked about. ``every``: a conversation's total is the mean over its replies."""
+
+
+class VllmConfig(Settings):
+    """vLLM as rollout engine (``pip install 'rlrp[vllm]'``). Prefix caching is on; weights are merged and verified."""
+
+    gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
+    """Share of a GPU's memory for weights and keys and values; less where a learner shares the GPU."""
+    max_model_len: int | None = Field(None, ge=1)
+    """Longest prompt and reply together; null takes the model's own, whose keys and values must fit."""
+    tensor_parallel: int = Field(1, ge=1)
+    """GPUs that one engine spreads the model over: ``cluster.rollout.gpus`` must be as many."""
+    enforce_eager: bool = False
+    """No compilation and no CUDA graphs: starts sooner, samples slower. The CPU build always runs so."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of ``vllm.LLM``, passed on as they are, such as ``max_num_seqs: 128``."""
+
+    @model_validator(mode="after")
+    def _options_of_ours(self) -> VllmConfig:
+        for name, place in _VLLM_OPTIONS_OF_OURS.items():
+            if name in self.options:
+                raise ValueError(f"rl.vllm.options: got {name}, which follows from {place}; leave it out")
+        return self
+
+
+_VLLM_OPTIONS_OF_OURS = {
+    "model": "model",
+    "tokenizer": "model",
+    "dtype": "rl.dtype",
+    "gpu_memory_utilization": "rl.vllm.gpu_memory_utilization",
+    "max_model_len": "rl.vllm.max_model_len",
+    "tensor_parallel_size": "rl.vllm.tensor_parallel",
+    "enforce_eager": "rl.vllm.enforce_eager",
+    "enable_prefix_caching": "what a group of replies is",
+    "logprobs_mode": "what the learner recomputes",
+    "generation_config": "rl.temperature",
+    "worker_extension_cls": "how weights are sent",
+    "quantization": "the policy's weights, which the sampler must hold bit for bit",
+}
+"""Options of vLLM that are not free, and what they follow from."""
+
+
+_ZERO_OPTIONS_OF_OURS = {
+    "train_batch_size": "rl.prompts and rl.group_size",
+    "train_micro_batch_size_per_gpu": "rl.token_budget",
+    "gradient_accumulation_steps": "rl.token_budget",
+    "managed_gradient_accumulation": "rl.token_budget",
+    "gradient_clipping": "rl.max_grad_norm",
+    "optimizer": "rl.learning_rate",
+    "scheduler": "rl.warmup_steps",
+    "fp16": "rl.dtype",
+    "bf16": "rl.dtype",
+    "data_types": "rl.dtype",
+    "gradient_allreduce_op": "the batch, in which every reply has its weight",
+    "zero_optimization.stage": "rl.zero.stage",
+    "zero_optimization.offload_optimizer": "rl.zero.offload_optimizer",
+    "zero_optimization.offload_param": "rl.zero.offload_parameters",
+}
+"""Parts of DeepSpeed's configuration that are not free, and what they follow from."""
+
+
+class ZeroConfig(Settings):
+    """DeepSpeed's ZeRO (arXiv 1910.02054): what ``cluster.learner.actors`` workers need not each hold a copy of."""
+
+    stage: Literal[1, 2, 3] = 2
+    """Spread over the workers are: 1 the optimizer's state, 2 gradients too, 3 weights too."""
+    offload_optimizer: bool = False
+    """The optimizer's state and step lie on the CPU."""
+    offload_parameters: bool = False
+    """Stage 3: weights lie in the machine's memory and come to the GPU layer by layer."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further DeepSpeed configuration, passed on as it is, such as
+    ``{zero_optimization: {overlap_comm: true}}``."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ZeroConfig:
+        if self.offload_parameters and self.stage < 3:
+            raise ValueError(f"offload_parameters: got true with stage {self.stage}; weights are spread by stage 3")
+        inner = self.options.get("zero_optimization")
+        given = {*self.options, *(f"zero_optimization.{name}" for name in (inner if isinstance(inner, dict) else {}))}
+        for name, place in _ZERO_OPTIONS_OF_OURS.items():
+            if name in given:
+                raise ValueError(f"rl.zero.options: got {name}, which follows from {place}; leave it out")
+        return self
+
+
 class RlConfig(Settings):
-    """Reinforcement learning. A step draws ``prompts * group_size`` replies and makes one update."""
+    """A step draws ``prompts * group_size`` replies and makes ``epochs * minibatches`` updates."""
 
     algorithm: Name = "grpo"
     """What it is made of, and its defaults of the clips and ``advantage_scale``, is a table in ``rlrp.algorithms``."""
     steps: int = Field(20, ge=1)
     prompts: int = Field(4, ge=1)
     """Prompts per step."""
-    group_size: int = Field(8, ge=2)
-    """Replies per prompt; with one, every advantage would be 0."""
+    group_size: int = Field(8, ge=1)
+    """Replies per prompt; ppo and reinforce++, which have no baseline of the group, do with one."""
+    epochs: int = Field(1, ge=1)
+    """Passes over a step's replies."""
+    minibatches: int = Field(1, ge=1)
+    """Updates per pass, each on a share of the step's prompts."""
     token_budget: int = Field(1600, ge=64)
     """Most tokens in one micro-batch: memory, not results, depends on it."""
     max_new_tokens: int = Field(64, ge=1)
-    """Longest reply in tokens."""
+    """Longest reply in tokens; in episodes each reply's own."""
     temperature: float = Field(0.9, gt=0)
     """Sampling temperature; log-probabilities everywhere are at this temperature."""
     learning_rate: float = Field(3e-4, gt=0)
@@ -174,15 +360,36 @@ class RlConfig(Settings):
     cispo: 4, rloo and reinforce++: 0.2."""
     advantage_scale: Scale = "group"
     """What advantages are divided by: the rewards' standard deviation in the ``group``, the ``batch``, all groups of
-    the ``character``; ``none``; or ``whiten``: mean 0 and deviation 1 over the batch. rloo: ``none`` (or ``whiten``),
-    reinforce++: ``whiten``. Terms with ``normalise: group`` in the reward, then ``whiten``, are GDPO."""
+    the ``character``; ``terms``, each reward term's in the group, before they are weighed (GDPO); ``none``; or
+    ``whiten``: mean 0 and deviation 1 over the batch. rloo: ``none`` (or ``whiten``), ppo and reinforce++:
+    ``whiten``."""
     kl: KlConfig = KlConfig()
-    lora: LoraConfig = LoraConfig()
+    episodes: EpisodesConfig | None = None
+    """Conversations with a simulated user; null: a completion is one reply to the prompt."""
+    critic: CriticConfig = CriticConfig()
+    """ppo alone has one."""
+    correction: CorrectionConfig = CorrectionConfig()
+    overlong: OverlongConfig | None = None
+    """Soft punishment of replies near the longest; part of dapo's paper, null without."""
+    dynamic_sampling: DynamicSamplingConfig | None = None
+    """Draw again what teaches nothing; part of dapo's paper, null without."""
+    lora: LoraConfig | None = LoraConfig()
+    """null trains all weights, from which the anchor then needs a copy of its own."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: a third more work, and each layer keeps its input alone."""
+    zero: ZeroConfig | None = None
+    """How several learner workers share what they train (``pip install 'rlrp[deepspeed]'``); null is one worker in
+    plain torch."""
     checkpoint_every: int = Field(10, ge=1)
     """Steps between checkpoints; the last step always leaves one."""
     keep_checkpoints: int = Field(2, ge=1)
     """How many of the newest stay. Beside them the one with the best reward stays, as ``checkpoints/best``."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    engine: Literal["ours", "vllm"] = "ours"
+    """What rollout workers sample with: ours computes each prompt once per group, on CPU or GPU; vllm is faster on a
+    GPU."""
+    vllm: VllmConfig = VllmConfig()
+    """For ``engine: vllm``."""
 
     staleness: int = Field(0, ge=0)
     """0: every group is sampled by the policy that learns from it, and a seed gives the same bits. k: up to k further
@@ -193,15 +400,51 @@ class RlConfig(Settings):
     def _defaults_of_the_algorithm(cls, raw: Any) -> Any:
         name = raw.get("algorithm", "grpo") if isinstance(raw, dict) else None
         algorithm = ALGORITHMS.get(cast(Name, name)) if isinstance(name, str) else None
-        return {**algorithm.defaults(), **raw} if algorithm else raw
+        if algorithm is None:
+            return raw
+        own, kl = algorithm.defaults(), raw.get("kl", {})
+        if isinstance(kl, dict):
+            raw = raw | {"kl": own["kl"] | kl}
+        return own | raw
 
     @model_validator(mode="after")
-    def _scale_of_the_algorithm(self) -> RlConfig:
-        scales = ALGORITHMS[self.algorithm].scales
-        if self.advantage_scale not in scales:
+    def _fits_the_algorithm(self) -> RlConfig:
+        algorithm = ALGORITHMS[self.algorithm]
+        if self.advantage_scale not in algorithm.scales:
             raise ValueError(
-                f"rl.advantage_scale: got {self.advantage_scale!r}, expected {' or '.join(map(repr, scales))} "
-                f"for {self.algorithm}"
+                f"rl.advantage_scale: got {self.advantage_scale!r}, expected "
+                f"{' or '.join(map(repr, algorithm.scales))} for {self.algorithm}"
+            )
+        if self.group_size < algorithm.least_group:
+            raise ValueError(
+                f"rl.group_size: got {self.group_size}, need >= {algorithm.least_group} for {self.algorithm} (every "
+                "advantage would be 0); ppo and reinforce++ do with 1"
+            )
+        if not algorithm.critic and "critic" in self.model_fields_set and self.critic != CriticConfig():
+            raise ValueError(f"rl.critic: {self.algorithm} has no critic; rl.algorithm: ppo has one")
+        if self.dynamic_sampling and algorithm.baseline == "none":
+            raise ValueError(
+                f"rl.dynamic_sampling: {self.algorithm} has no baseline of the group, so groups of equal rewards "
+                "teach it; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RlConfig:
+        in_reward = self.kl.place == "reward" and self.kl.coef > 0
+        if in_reward and self.advantage_scale == "terms":
+            raise ValueError("rl.kl.in: a KL in the reward is no term; rl.advantage_scale: terms needs rl.kl.in: loss")
+        if in_reward and "estimator" in self.kl.model_fields_set and self.kl.estimator != "k3_unbiased":
+            raise ValueError(
+                f"rl.kl.estimator: got {self.kl.estimator!r}; in the reward the KL is k1, estimators are for "
+                "rl.kl.in: loss"
+            )
+        if self.minibatches > self.prompts:
+            raise ValueError(f"rl.minibatches: got {self.minibatches}, at most the {self.prompts} of rl.prompts")
+        if self.overlong and self.overlong.buffer > self.max_new_tokens:
+            raise ValueError(
+                f"rl.overlong.buffer: got {self.overlong.buffer}, at most the {self.max_new_tokens} tokens of "
+                "rl.max_new_tokens"
             )
         return self
 
@@ -231,6 +474,21 @@ class WorkerConfig(Settings):
         return self
 
 
+class NodeConfig(Settings):
+    """Machines of a cluster that is not there yet, for ``--dry-run``."""
+
+    count: int = Field(1, ge=1)
+    """How many of them."""
+    cpus: float = Field(gt=0)
+    gpus: int = Field(0, ge=0)
+    memory_gb: float | None = Field(None, gt=0)
+    """Memory of the machine."""
+    gpu_memory_gb: float | None = Field(None, gt=0)
+    """Memory of one GPU."""
+    resources: dict[str, float] = Field(default_factory=dict)
+    """Resources of the cluster's own."""
+
+
 class ClusterConfig(Settings):
     """Where workers run. Ray starts itself on this machine unless RAY_ADDRESS or a job names a cluster."""
 
@@ -251,12 +509,23 @@ class ClusterConfig(Settings):
     null lets every actor find its own."""
     colocate: bool = False
     """Rollout actor i and learner worker i share a node, and a GPU where their ``gpus`` add up to at most one."""
+    nodes: list[NodeConfig] = Field(default_factory=list)
+    """The cluster that ``--dry-run`` checks the placement against, unless RAY_ADDRESS or ``--cluster`` names one."""
 
     @model_validator(mode="after")
     def _shares_bundles(self) -> ClusterConfig:
         if self.colocate and self.placement is None:
             raise ValueError("colocate: got true without a placement; set placement, such as PACK")
         return self
+
+
+class TrackingConfig(Settings):
+    """Where a run's numbers go beside its ``metrics.jsonl``."""
+
+    to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = ["tensorboard"]
+    """Trackers by name; all but TensorBoard come as extras, such as ``rlrp[wandb]``. An empty list is none."""
+    project: str = "rlrp"
+    """The project (MLflow: the experiment) that the run appears in, under the run's ``name``."""
 
 
 class EvaluationConfig(Settings):
@@ -296,6 +565,7 @@ class Config(Settings):
     rl: RlConfig = RlConfig()
     lm: LmConfig = LmConfig()
     cluster: ClusterConfig = ClusterConfig()
+    tracking: TrackingConfig = TrackingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
@@ -307,6 +577,44 @@ class Config(Settings):
             )
         if self.rl.kl.general and not self.data.general:
             raise ValueError("rl.kl.general asks for general pairs and there are none; set data.general or leave it 0")
+        return self
+
+    @model_validator(mode="after")
+    def _learners(self) -> Config:
+        workers, zero = self.cluster.learner.actors, self.rl.zero
+        if workers > 1 and zero is None:
+            raise ValueError(
+                f"cluster.learner.actors: got {workers} without rl.zero; several workers share a learner by DeepSpeed: "
+                "set rl.zero.stage"
+            )
+        if self.cluster.learner.max_actors is not None:
+            raise ValueError("cluster.learner.max_actors: a learner does not grow while it learns; leave it out")
+        if not ALGORITHMS[self.rl.algorithm].critic or self.rl.critic.model is not None:
+            return self
+        if zero is not None and zero.stage == 3:
+            raise ValueError(
+                "rl.critic.model: got null with rl.zero.stage 3; a critic shares the policy's weights only where they "
+                "are whole: give it a model of its own or take stage 2"
+            )
+        if self.rl.lora is None:
+            raise ValueError(
+                "rl.critic.model: got null with rl.lora null; a critic cannot lie on weights that are trained: give it "
+                "a model of its own"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _engine(self) -> Config:
+        if self.rl.engine != "vllm":
+            return self
+        gpus, parallel = self.cluster.rollout.gpus, self.rl.vllm.tensor_parallel
+        if gpus > 0 and parallel > 1 and gpus != parallel:
+            raise ValueError(
+                f"rl.vllm.tensor_parallel: got {parallel} with cluster.rollout.gpus of {gpus:g}; an engine needs as "
+                "many GPUs as it spreads the model over"
+            )
+        if not 0.01 <= self.rl.temperature <= 2:
+            raise ValueError(f"rl.temperature: got {self.rl.temperature:g}, expected 0.01 to 2 with rl.engine: vllm")
         return self
 
     @property
@@ -381,6 +689,10 @@ def set_value(raw: dict[str, Any], path: Sequence[str], value: str) -> None:
         raise UserError(f"{value!r} is not a YAML value", place=f"--set {key}") from None
 
 
+_KEY = re.compile(r"([\w.-]+): (.*)", re.DOTALL)
+"""A message of a section's check that begins with the key that it is about."""
+
+
 def _one_line(error: ValidationError, path: str | Path, node: Any, overrides: Sequence[str]) -> UserError:
     first = error.errors()[0]
     loc = [str(part) for part in first["loc"] if not str(part).startswith("function-")]
@@ -392,6 +704,9 @@ def _one_line(error: ValidationError, path: str | Path, node: Any, overrides: Se
             message += f"; known keys are {', '.join(_fields_at(loc[:-1]))}"
     elif first["type"] == "value_error":
         message = str(first["ctx"]["error"])
+        if (named := _KEY.match(message)) and named[1].partition(".")[0] in Config.model_fields:
+            loc, message = named[1].split("."), named[2]
+            key = named[1]
     else:
         message = f"got {first['input']!r}: {first['msg']}"
     if any(override.partition("=")[0].strip() == key for override in overrides):
@@ -408,7 +723,7 @@ def _fields_at(loc: Sequence[str]) -> list[str]:
             return []
         options = [field.annotation, *getattr(field.annotation, "__args__", ())]
         model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-    return list(getattr(model, "model_fields", {}))
+    return [field.alias or name for name, field in getattr(model, "model_fields", {}).items()]
 
 
 def _line_of(node: Any, loc: Sequence[str]) -> int | None:

@@ -9,16 +9,21 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
+from traceback import format_exc
 from typing import TYPE_CHECKING, Any
 
 from rlrp.config import Config, dump_config, fingerprint
 from rlrp.dialogue import Message, Pool, load_pool, read_prompts, resolve
 from rlrp.errors import UserError
 from rlrp.files import held, read_json, require_space, write_json, write_text
+from rlrp.live import StepView
 from rlrp.memory import PeakMemory, keep_freed_memory, release_memory
 from rlrp.progress import progress
+from rlrp.status import ERROR
 
 if TYPE_CHECKING:
     from rlrp.lm.load import LanguageModel
@@ -185,14 +190,26 @@ class Experiment:
         validate(request)
 
     def train(self) -> Path:
-        """RL, after whatever it starts from."""
+        """RL, after whatever it starts from. What ends a run that had begun is kept in ``error.txt``."""
+        note = self.run / ERROR
         with held(self.run):
-            return self._train()
+            note.unlink(missing_ok=True)
+            try:
+                return self._train()
+            except BaseException as error:
+                if (self.run / "metrics.jsonl").exists():
+                    said = " ".join(str(error).split())
+                    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+                    with suppress(OSError):  # a full disk is what ended the run, not that its note does not fit either
+                        write_text(note, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}\n{kind}{said}\n\n{format_exc()}")
+                raise
 
     def _train(self) -> Path:
         from reward.config import load_reward, load_totals, reward_hash
+        from rlrp.runtime.trackers import check_trackers
         from rlrp.stages.rl import train_rl
 
+        check_trackers(self.config.tracking.to)
         self.prepare()
         self.sft()
         self.reward()
@@ -201,7 +218,7 @@ class Experiment:
         started = time.perf_counter()
         if self.fresh:
             shutil.rmtree(self.run / "checkpoints", ignore_errors=True)
-        with progress("rl", self.config.rl.steps) as advance:
+        with StepView(self.config.name, self.config.rl.steps) as view:
             last = train_rl(
                 self.config,
                 model=self.policy if not Path(self.policy).exists() else str(Path(self.policy).absolute()),
@@ -210,7 +227,7 @@ class Experiment:
                 build_reward=partial(load_reward, path),
                 totals=load_totals(path),
                 reward_hash=reward_hash(path),
-                show=partial(_show_step, advance),
+                show=view,
             )
         self._note_rl_seconds(time.perf_counter() - started)
         return last
@@ -327,15 +344,6 @@ def _reward_key(path: Path) -> str:
     from reward.config import reward_hash
 
     return str(reward_hash(path))
-
-
-def _show_step(advance: Callable[[int], None], row: dict[str, Any]) -> None:
-    parts = [f"step {row['step']:3d}", f"reward {row['reward/total']:+.3f}"]
-    parts += [f"{k.removeprefix('reward/')} {row[k]:.3f}" for k in ("reward/in_character", "judge") if k in row]
-    parts += [f"kl {row.get('kl', 0.0):.4f}", f"tokens {row['reply_tokens']:.0f}"]
-    parts.append("{:.1f} s".format(sum(v for k, v in row.items() if k.startswith("seconds/"))))
-    print("  ".join(parts), flush=True)
-    advance(1)
 
 
 def run_demo(config: Config, *, fresh: bool = False) -> Path:

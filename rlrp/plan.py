@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -11,65 +10,19 @@ import yaml
 from reward.heads.settings import base_model
 from reward.people.ratings import read_ratings
 from reward.people.settings import RatingsConfig
-from rlrp.config import Config, WorkerConfig, dump_config
+from rlrp.cards import detect_language
+from rlrp.config import Config, EpisodesConfig, WorkerConfig, dump_config
 from rlrp.dialogue import Pool, load_pool, plan_mixture, read_dialogues, read_prompts, resolve
 from rlrp.errors import UserError
-from rlrp.files import read_json
-from rlrp.lm.packaged import cache_folder, is_packaged, packaged_model
+from rlrp.estimates import checkpoint_gb, memory_estimates, sync_gb, training_of
+from rlrp.placement import check_fit, find_nodes
+from rlrp.runtime.trackers import check_trackers
+from rlrp.shapes import model_shape
 
-GB = 1e9
-_BYTES = {"float32": 4, "bfloat16": 2}
 _CHARS_PER_TOKEN = {"en": 4.2, "zh": 1.5}
 """For estimates before any tokenizer is there."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A model's size, read from its config alone."""
-
-    layers: int
-    hidden: int
-    intermediate: int
-    vocabulary: int
-    heads: int
-    kv_heads: int
-    head: int
-    tied: bool
-
-    @property
-    def linear(self) -> int:
-        """Parameters of the linear layers."""
-        attention = self.hidden * self.head * (2 * self.heads + 2 * self.kv_heads)
-        return self.layers * (attention + 3 * self.hidden * self.intermediate)
-
-    @property
-    def parameters(self) -> int:
-        return self.linear + self.vocabulary * self.hidden * (1 if self.tied else 2)
-
-    def adapter(self, r: int) -> int:
-        """Parameters of a rank-r adapter on all linear layers."""
-        h, m, q, kv = self.hidden, self.intermediate, self.heads * self.head, self.kv_heads * self.head
-        return self.layers * r * (2 * (h + q) + 2 * (h + kv) + 3 * (h + m))
-
-
-def model_shape(config: Config) -> Shape | None:
-    """From ``config.json`` where the model is on disk; None for a hub id or a model that is not fetched yet."""
-    spec = config.model
-    folder = cache_folder() / "models" / packaged_model(spec).name if is_packaged(spec) else Path(spec)
-    if not (folder / "config.json").exists():
-        return None
-    c = read_json(folder / "config.json")
-    heads = c["num_attention_heads"]
-    return Shape(
-        layers=c["num_hidden_layers"],
-        hidden=c["hidden_size"],
-        intermediate=c["intermediate_size"],
-        vocabulary=c["vocab_size"],
-        heads=heads,
-        kv_heads=c.get("num_key_value_heads", heads),
-        head=c.get("head_dim") or c["hidden_size"] // heads,
-        tied=c.get("tie_word_embeddings", True),
-    )
+_TEMPLATE_TOKENS = 10
+"""What a chat template puts between two replies beside the user's line."""
 
 
 def print_sft_plan(config: Config) -> None:
@@ -100,17 +53,23 @@ def print_ratings_plan(config: RatingsConfig) -> None:
         print(f"reward: {len(own)} ratings in {language}, reader {config.readers.get(language) or 'none'}")
 
 
-def print_train_plan(config: Config) -> None:
-    """Everything a team lead asks before submitting a job."""
+def print_train_plan(config: Config, cluster: Path | None = None) -> None:
+    """Everything a team lead asks before submitting a job; ``cluster`` is a file that names the nodes to check against.
+
+    Raises:
+        UserError: something is missing, or what is asked of the cluster does not fit it.
+    """
     print(dump_config(config), end="")
     print("--- plan (nothing was started) ---")
+    check_trackers(config.tracking.to)
     if config.reward.path:
         resolve(config.reward.path)
     if config.sft:
         _sft_lines(config)
     _rl_lines(config)
-    _placement_lines(config)
     _memory_lines(config)
+    _placement_lines(config)
+    _fit_lines(config, cluster)
 
 
 def _pool(config: Config) -> Pool:
@@ -148,12 +107,18 @@ def _rl_lines(config: Config) -> None:
     rendered = [len(render_system_prompt(card)) / _CHARS_PER_TOKEN[card.language] for card in cards]
     prompt_tokens = sum(rendered) / len(rendered) + 25
     replies = rl.prompts * rl.group_size
-    shared = rl.prompts * (prompt_tokens + rl.group_size * rl.max_new_tokens)
-    plain = replies * (prompt_tokens + rl.max_new_tokens)
+    longest = _episode_tokens(rl.episodes, rl.max_new_tokens) if rl.episodes else rl.max_new_tokens
+    what = "conversation" if rl.episodes else "reply"
+    shared = rl.prompts * (prompt_tokens + rl.group_size * longest)
+    plain = replies * (prompt_tokens + longest)
     print(f"rl:     {len(cards)} characters, {len(prompts)} user prompts; {rl.steps} steps of {rl.algorithm}")
-    print(f"        a step: {rl.prompts} prompts x {rl.group_size} replies = {replies} replies, one update")
+    updates = rl.epochs * rl.minibatches
+    made = "one update" if updates == 1 else f"{updates} updates"
+    print(f"        a step: {rl.prompts} prompts x {rl.group_size} replies = {replies} replies, {made}")
+    if rl.episodes:
+        _episode_lines(rl.episodes)
     print(
-        f"        about {prompt_tokens:.0f} tokens a prompt, at most {rl.max_new_tokens} a reply: at most "
+        f"        about {prompt_tokens:.0f} tokens a prompt, at most {longest} a {what}: at most "
         f"{shared:,.0f} tokens a step with each prompt once ({plain:,.0f} without), {shared * rl.steps:,.0f} in all"
     )
     print(
@@ -163,36 +128,77 @@ def _rl_lines(config: Config) -> None:
     print(f"        {used} prompts drawn: {used / len(prompts):.1f} passes over the user prompts")
 
 
-def _placement_lines(config: Config) -> None:
+def _episode_tokens(episodes: EpisodesConfig, max_new_tokens: int) -> int:
+    """The longest conversation after its prompt, before any tokenizer is there."""
+    user = episodes.user
+    longest = user.max_new_tokens
+    if user.script:
+        entries = read_prompts(resolve(user.script))
+        texts = [text for entry in entries for text in (entry.text, *entry.then)]
+        longest = round(max(len(text) / _CHARS_PER_TOKEN[detect_language(text)] for text in texts))
+    return episodes.turns * max_new_tokens + (episodes.turns - 1) * (longest + _TEMPLATE_TOKENS)
+
+
+def _episode_lines(episodes: EpisodesConfig) -> None:
+    from rlrp.stages.episodes import personas
+
+    user = episodes.user
+    if user.script:
+        who = f"a script ({user.script})"
+    else:
+        who = (
+            f"{user.model} ({', '.join(f'{len(found)} personas in {name}' for name, found in personas(user).items())})"
+        )
+    judged = "the last is judged" if episodes.judge == "last" else "each is judged"
+    print(f"        each the first of at most {episodes.turns} in a conversation with {who}; {judged}")
+
+
+def _pools(config: Config) -> tuple[tuple[str, WorkerConfig], ...]:
     cluster = config.cluster
-    pools: tuple[tuple[str, WorkerConfig], ...] = (
-        ("rollout", cluster.rollout),
-        ("reward", cluster.reward),
-        ("learner", cluster.learner),
-    )
-    for name, worker in pools:
-        memory = f", {worker.memory_gb:g} GB" if worker.memory_gb else ""
-        print(f"place:  {name:8} {worker.actors} x ({worker.cpus:g} CPU, {worker.gpus:g} GPU{memory})")
-    cpus = sum(w.actors * w.cpus for _, w in pools)
-    gpus = sum(w.actors * w.gpus for _, w in pools)
-    print(f"        in all {cpus:g} CPUs and {gpus:g} GPUs of the Ray cluster")
+    return ("rollout", cluster.rollout), ("reward", cluster.reward), ("learner", cluster.learner)
+
+
+def _placement_lines(config: Config) -> None:
+    for name, worker in _pools(config):
+        parts = [f"{worker.cpus:g} CPU", f"{worker.gpus:g} GPU"]
+        parts += [f"{worker.memory_gb:g} GB"] if worker.memory_gb else []
+        parts += [f"{amount:g} {resource}" for resource, amount in worker.resources.items()]
+        grows = f", up to {worker.max_actors}" if worker.max_actors else ""
+        print(f"place:  {name:8} {worker.actors} x ({', '.join(parts)}){grows}")
+    cpus = sum(w.actors * w.cpus for _, w in _pools(config))
+    gpus = sum(w.actors * w.gpus for _, w in _pools(config))
+    how = {None: "each where it fits", "SPREAD": "spread over nodes, if that can be", "PACK": "close together"}
+    strict = {"STRICT_PACK": "all on one node", "STRICT_SPREAD": "no two on one node"}
+    together = "; rollout actor i beside learner worker i" if config.cluster.colocate else ""
+    print(f"        in all {cpus:g} CPUs and {gpus:g} GPUs, {(how | strict)[config.cluster.placement]}{together}")
+
+
+def _fit_lines(config: Config, file: Path | None) -> None:
+    """Against a running or declared cluster; without one, nothing is said."""
+    found = find_nodes(config.cluster, file)
+    if found is None:
+        return
+    name, nodes = found
+    card = max((node.gpu_memory_gb or 0.0 for node in nodes), default=0.0) or None
+    held = {pool: estimate.total for pool, estimate in memory_estimates(config, card).items()}
+    fit = check_fit(config.cluster, name, nodes, held)
+    print("\n".join(fit.lines))
+    if fit.problem:
+        raise UserError(fit.problem, place="cluster")
 
 
 def _memory_lines(config: Config) -> None:
-    shape = model_shape(config)
+    shape = model_shape(config.model)
     if shape is None:
-        print("memory: no estimate, the model is not on this disk yet")
+        print("memory: no estimate: the model is neither on this disk nor of a known size")
         return
-    rl, width = config.rl, _BYTES[config.rl.dtype]
-    weights = shape.parameters * width / GB
-    adapter = shape.adapter(rl.lora.r) * 16 / GB  # weights, gradients and two moments in float32
-    # Per token and layer the backward pass keeps about ten vectors of the hidden and four of the MLP's size.
-    activations = rl.token_budget * shape.layers * (10 * shape.hidden + 4 * shape.intermediate) * width / GB
-    cache = 2 * shape.layers * shape.kv_heads * shape.head * width * rl.max_new_tokens * 64 / GB
-    merged = shape.linear * width / GB
+    cards = [node.gpu_memory_gb for node in config.cluster.nodes if node.gpu_memory_gb]
+    print(f"memory: {shape.parameters / 1e6:,.0f} M parameters in {config.rl.dtype}; about, per actor:")
+    for name, estimate in memory_estimates(config, max(cards, default=None)).items():
+        print(f"        {name:8} {estimate}")
+    training = training_of(config)
+    kept = config.rl.keep_checkpoints + 1
     print(
-        f"memory: {shape.parameters / 1e6:.0f} M parameters in {rl.dtype}; learner about "
-        f"{weights + adapter + activations + 0.5:.1f} GB (weights {weights:.1f}, adapter and optimizer {adapter:.2f}, "
-        f"activations {activations:.1f})"
+        f"        a step sends {sync_gb(shape, training):.1f} GB to every node with rollout actors; a checkpoint takes "
+        f"{checkpoint_gb(shape, training):.1f} GB of disk, up to {kept} are kept"
     )
-    print(f"        rollout actor about {weights + merged + cache + 0.6:.1f} GB, plus the prompts' keys and values")

@@ -51,7 +51,8 @@ class Reward(Protocol):
     """What the training loop needs of a composite reward."""
 
     def judge(self, groups: Sequence[Sequence[Sample]]) -> list[list[Judgement]]:
-        """Judge groups of samples; the samples of a group share card and messages."""
+        """Judge groups of samples. Those of a group share the card and, unless they are replies of conversations, the
+        messages."""
         ...
 
 
@@ -62,6 +63,10 @@ class Totals(Protocol):
         self, groups: Sequence[Sequence[Sample]], judgements: Sequence[Sequence[Judgement]]
     ) -> list[list[Judgement]]:
         """The judgements with totals made from their terms."""
+        ...
+
+    def weights(self) -> dict[str, float]:
+        """Each term's weight in the total; 0 for one that is only logged."""
         ...
 
     def state(self) -> dict[str, Any]:

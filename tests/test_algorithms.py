@@ -16,7 +16,7 @@ from rlrp.config import Config, RlConfig, dump_config, load_config
 from rlrp.errors import UserError
 from rlrp.rl.advantages import group_advantages
 from rlrp.rl.losses import LOSSES, grpo_loss, token_weights
-from rlrp.stages.rl import learner_settings, loop_settings
+from rlrp.stages.rl import credit_settings, learner_settings, loop_settings
 
 NAMES: list[Any] = list(get_args(Name))
 
@@ -42,13 +42,14 @@ def test_the_table_needs_no_torch() -> None:
         ("rloo", ("clip", "trajectory", "grpo"), ("leave_one_out", "none"), (0.2, 0.2)),
         ("reinforce++", ("clip", "token", "grpo"), ("none", "whiten"), (0.2, 0.2)),
         ("reinforce++-baseline", ("clip", "token", "grpo"), ("group", "whiten"), (0.2, 0.2)),
+        ("ppo", ("clip", "token", "token"), ("none", "whiten"), (0.2, 0.2)),
     ],
 )
 def test_its_choices_reach_the_learner_and_the_loop(name: str, loss: Any, advantage: Any, clip: Any) -> None:
     config = Config.model_validate({"rl": {"algorithm": name}})
-    learner, loop = learner_settings(config, "a model"), loop_settings(config)
+    learner, loop = learner_settings(config, "a model"), loop_settings(config, credit_settings(config, {}))
     assert (learner.surrogate, learner.ratio, learner.aggregate) == loss
-    assert (loop.baseline, loop.advantage_scale) == advantage
+    assert (loop.credit.baseline, loop.credit.scale) == advantage
     assert (learner.clip_low, learner.clip_high) == clip
 
 
@@ -73,7 +74,7 @@ def test_an_override_of_the_algorithm_brings_its_defaults(tmp_path: Path) -> Non
 def test_a_mistake_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     for text, expected in (
-        ("rl:\n  algorithm: ppo\n", r"mine.yaml: line 2: rl.algorithm: got 'ppo': Input should be 'grpo', 'dr_grpo'"),
+        ("rl:\n  algorithm: dpo\n", r"mine.yaml: line 2: rl.algorithm: got 'dpo': Input should be 'grpo', 'dr_grpo'"),
         ("rl:\n  algorithm: [grpo]\n", r"line 2: rl.algorithm: got \['grpo'\]"),
         ("rl: 3\n", r"line 1: rl: got 3"),
         (
@@ -90,6 +91,55 @@ def test_a_mistake_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=expected) as caught:
             load_config(path)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_has_a_place_for_its_kl_a_least_group_and_a_critic_or_none(name: Any) -> None:
+    algorithm = ALGORITHMS[name]
+    rl = Config.model_validate({"rl": {"algorithm": name, "kl": {"coef": 0.3}}}).rl
+    in_reward = name in ("ppo", "rloo", "reinforce++")
+    assert (rl.kl.place, rl.kl.coef) == ("reward" if in_reward else "loss", 0.3)
+    other = "loss" if in_reward else "reward"
+    assert Config.model_validate({"rl": {"algorithm": name, "kl": {"in": other}}}).rl.kl.place == other
+    assert algorithm.critic == (name == "ppo")
+    assert algorithm.least_group == (1 if name in ("ppo", "reinforce++") else 2)
+    alone: dict[str, Any] = {"rl": {"algorithm": name, "group_size": 1}}
+    if algorithm.least_group == 1:
+        assert Config.model_validate(alone).rl.group_size == 1
+    else:
+        with pytest.raises(ValueError, match=r"rl.group_size: got 1, need >= 2 for .*ppo and reinforce\+\+ do with 1"):
+            Config.model_validate(alone)
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({"critic": {"lam": 0.5}}, "rl.critic: grpo has no critic; rl.algorithm: ppo has one"),
+        ({"algorithm": "ppo", "dynamic_sampling": {}}, "rl.dynamic_sampling: ppo has no baseline of the group"),
+        ({"advantage_scale": "terms", "kl": {"in": "reward"}}, "rl.kl.in: a KL in the reward is no term"),
+        ({"algorithm": "rloo", "kl": {"estimator": "full"}}, "rl.kl.estimator: got 'full'; in the reward the KL is k1"),
+        ({"algorithm": "ppo", "advantage_scale": "terms"}, "expected 'whiten' or 'none' for ppo"),
+        ({"prompts": 2, "minibatches": 3}, "rl.minibatches: got 3, at most the 2 of rl.prompts"),
+        ({"overlong": {"buffer": 65}}, "rl.overlong.buffer: got 65, at most the 64 tokens of rl.max_new_tokens"),
+        ({"kl": {"place": "reward", "inn": 1}}, "rl.kl.inn: unknown key 'inn'; did you mean 'in'?"),
+        ({"kl": 3}, "rl.kl: got 3"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(section: dict[str, Any], expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"rl": section}), encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        load_config(path)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dumped_critic_is_no_critic_that_someone_asked_for(tmp_path: Path) -> None:
+    """The resolved file of any algorithm names every section, and loads again."""
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(Config()), encoding="utf-8")
+    assert yaml.safe_load(path.read_text(encoding="utf-8"))["rl"]["kl"]["in"] == "loss"
+    assert load_config(path) == Config()
 
 
 def test_the_first_two_have_the_defaults_they_always_had() -> None:

@@ -74,7 +74,7 @@ def test_counts(language: str):
 def test_the_data_card_counts_what_is_there(language: str):
     column = 2 if language == "en" else 3
     table = [row.split("|") for row in (DATA / "README.md").read_text("utf-8").splitlines() if row.startswith("| `")]
-    assert len(table) == 13
+    assert len(table) == 15
     for row in table:
         path = row[1].strip(" `").replace("LANG", language)
         assert int(row[column]) == count(path, language), path
@@ -153,13 +153,23 @@ def test_contrasts_are_matched_pairs(language: str):
 
 
 def test_ids_are_unique_and_kinds_balanced(language: str):
-    names = ["general/{}", "prompts/{}", "evaluation/prompts_{}", "evaluation/over_cooperation_{}"]
+    names = ["general/{}", "prompts/{}", "talks/{}", "evaluation/prompts_{}", "evaluation/over_cooperation_{}"]
     names.append("evaluation/general_{}")
     ids = [line["id"] for name in names for line in lines(name.format(language) + ".jsonl")]
     assert len(ids) == len(set(ids))
     kinds = Counter(line["kind"] for line in lines(f"general/{language}.jsonl"))
     assert kinds == {"arithmetic": 15, "logic": 15, "code": 15, "facts": 15}
     assert len({prompt.kind for prompt in read_prompts(DATA / f"prompts/{language}.jsonl")}) >= 10
+
+
+def test_scripted_conversations_have_three_turns_after_the_first_and_personas_both_names(language: str):
+    talks = read_prompts(DATA / f"talks/{language}.jsonl")
+    assert {len(talk.then) for talk in talks} == {3}
+    assert len({talk.kind for talk in talks}) >= 6
+    said = [text for talk in talks for text in (talk.text, *talk.then)]
+    assert near_duplicates(said, 0.4) == []
+    personas = (DATA / f"users/{language}.txt").read_text("utf-8").strip().split("\n\n")
+    assert all("{{char}}" in persona and "{{user}}" in persona for persona in personas)
 
 
 def test_prompts_do_not_occur_in_dialogues(language: str):
@@ -190,7 +200,8 @@ def training_texts(language: str) -> list[str]:
     shipped = pool(language)
     said = [m.content for d in shipped.dialogues for m in d.messages]
     said += [text for c in shipped.contrasts for text in (c.user, c.in_role, c.faulty)]
-    said += [prompt.text for prompt in read_prompts(DATA / f"prompts/{language}.jsonl")]
+    for name in ("prompts", "talks"):
+        said += [text for p in read_prompts(DATA / f"{name}/{language}.jsonl") for text in (p.text, *p.then)]
     return said + [m["content"] for line in lines(f"general/{language}.jsonl") for m in line["messages"]]
 
 

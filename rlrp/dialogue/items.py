@@ -18,11 +18,13 @@ class UserPrompt:
 
     Args:
         kind: what sort of line it is, e.g. ``provocation`` or ``bait``; "" if the file does not say.
+        then: what the user says after the character's replies, in a scripted conversation.
     """
 
     id: str
     kind: str
     text: str
+    then: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,28 @@ class Contrast:
 
 
 def read_prompts(path: str | Path) -> list[UserPrompt]:
-    """Read a ``.jsonl`` file of ``{"id", "kind", "text"}``, of which only ``text`` must be there.
+    """Read a ``.jsonl`` file of ``{"id", "kind", "text", "then": [...]}``, of which only ``text`` must be there.
 
     Raises:
-        UserError: no lines, an empty text, a field that is not text, or an id that occurs twice.
+        UserError: no lines, an empty text, a field that is not text (``then``: a list of texts), or an id that occurs
+            twice.
     """
     path = Path(path)
     prompts = []
     for number, line in read_jsonl(path):
         default = {"id": f"{path.stem}-{number:05d}", "kind": ""}
         fields = texts_of(default | line, ("id", "kind", "text"), path, number, may_be_empty=("kind",))
-        prompts.append(UserPrompt(**fields))
+        prompts.append(UserPrompt(**fields, then=_then(line.get("then", []), path, number)))
     require_unique(path, [prompt.id for prompt in prompts], "prompt")
     return prompts
+
+
+def _then(value: object, path: Path, number: int) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise UserError(
+            f"got {type(value).__name__}, expected a list of texts", file=path, place=f"line {number}, then"
+        )
+    return tuple(checked_text(text, path, f"line {number}, then {at}") for at, text in enumerate(value, start=1))
 
 
 def read_contrasts(path: str | Path, cards: Mapping[str, CharacterCard]) -> list[Contrast]:

@@ -30,21 +30,26 @@ class LoraSettings:
 
 def add_lora(model: Any, settings: LoraSettings, *, seed: int) -> Any:
     """Wrap the model with a fresh adapter (which changes nothing yet: its B matrices are 0)."""
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     torch.manual_seed(seed)
-    targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
-    config = LoraConfig(
+    try:
+        return get_peft_model(model, lora_config(settings))
+    except ValueError as error:
+        raise UserError(" ".join(str(error).split())[:300], place="lora.targets") from error
+
+
+def lora_config(settings: LoraSettings) -> Any:
+    """The settings as PEFT takes them."""
+    from peft import LoraConfig
+
+    return LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=targets,
+        target_modules=settings.targets if isinstance(settings.targets, str) else list(settings.targets),
         task_type="CAUSAL_LM",
     )
-    try:
-        return get_peft_model(model, config)
-    except ValueError as error:
-        raise UserError(" ".join(str(error).split())[:300], place="lora.targets") from error
 
 
 def adapter_state(model: Any) -> AdapterState:
@@ -64,6 +69,33 @@ def checksum(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def is_lora(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are an adapter's weights; else they are the model's own."""
+    return any(".lora_" in name for name in state)
+
+
+def lora_modules(state: Mapping[str, Tensor]) -> list[str]:
+    """PEFT's names of the modules that an adapter's state holds an A and a B matrix of.
+
+    Raises:
+        UserError: there is something else in it.
+    """
+    modules = [name.removesuffix(".lora_A.weight") for name in state if name.endswith(".lora_A.weight")]
+    if len(modules) * 2 != len(state):
+        odd = [name for name in state if ".lora_A." not in name and ".lora_B." not in name]
+        raise UserError(
+            f"not LoRA on linear layers alone: {', '.join(odd[:3]) or 'A and B matrices do not pair'}; leave "
+            "embeddings and the vocabulary projection out",
+            place="lora.targets",
+        )
+    return modules
+
+
+def merge(base: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+    """The adapted weight [out, in], ``base + scaling * b @ a``: every engine that merges gets the same bits."""
+    return torch.addmm(base, b, a, alpha=scaling)
+
+
 class MergedAdapter:
     """A plain model whose weights are kept at base + adapter, so that sampling pays nothing for LoRA.
 
@@ -80,19 +112,14 @@ class MergedAdapter:
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> str:
         """Merge an adapter; returns the checksum of what is held now."""
-        pairs = {name.removesuffix(".lora_A.weight") for name in state if name.endswith(".lora_A.weight")}
-        if len(pairs) * 2 != len(state):
-            odd = [name for name in state if ".lora_A." not in name and ".lora_B." not in name]
-            raise UserError(
-                f"not LoRA on linear layers alone: {', '.join(odd[:3]) or 'A and B matrices do not pair'}; leave "
-                "embeddings and the vocabulary projection out",
-                place="lora.targets",
-            )
-        for name in pairs:
+        modules = lora_modules(state)
+        for name in self.base.keys() - set(modules):  # of an adapter that was wider
+            self._weight(name).copy_(self.base[name])
+        for name in modules:
             weight = self._weight(name)
             base = self.base.setdefault(name, weight.detach().clone())
             a, b = (state[f"{name}.lora_{part}.weight"].to(base) for part in "AB")
-            weight.copy_(torch.addmm(base, b, a, alpha=self.scaling))
+            weight.copy_(merge(base, a, b, self.scaling))
         self.held = {name: tensor.clone() for name, tensor in state.items()}
         return self.checksum()
 

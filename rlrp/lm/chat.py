@@ -9,11 +9,14 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from rlrp.dialogue.types import Message
+from rlrp.dialogue.types import Message, Role
 from rlrp.errors import UserError
 from rlrp.files import read_text
 
 TEMPLATES = Path(__file__).parent / "templates"
+
+_SAID, _ASKED = "what was said", "what was asked"
+"""Stand for a reply and for a user's line where only what the template puts around them is wanted."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,12 @@ class ChatFormat:
         self.turn_end_id: int = ends[0]
         eos = tokenizer.eos_token_id
         self.stop_ids: frozenset[int] = frozenset({self.turn_end_id} | ({eos} if eos is not None else set()))
+        # Some templates mark turns with tokens that their tokenizer does not call special.
+        written = f"{tokenizer.chat_template}{closed}"
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        plain = {t for t, e in added.items() if not (e.special or (e.content.strip() and e.content in written))}
+        self._control = self.stop_ids | (special - plain)
+        self._around: dict[tuple[Role, ...], tuple[str, str]] = {}
 
     def encode_prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Ids of the messages and of the opening of the assistant's next turn."""
@@ -68,6 +77,24 @@ class ChatFormat:
     def encode_dialogue(self, messages: Sequence[Message]) -> Encoded:
         """Ids of a whole dialogue, with the assistant's turns marked."""
         return self._encode(messages, generation=False)
+
+    def encode_turn(self, roles: Sequence[Role], text: str) -> tuple[int, ...]:
+        """Ids that follow the end token of a reply when the user answers: the rest of the reply's turn, the user's, and
+        the opening of the assistant's next.
+
+        Nobody vouches for the text: what spells a control token is encoded as the letters that it is. The template
+        never sees what was said, only ``roles``: those of the conversation so far, the last of them the reply's.
+        """
+        before, after = self._around_user(tuple(roles))
+        opening, closing = self._tokens(before), self._tokens(after)
+        together = self._tokens(before + text.strip() + after)
+        if [t for t in together if t in self._control] == [t for t in opening + closing if t in self._control]:
+            return tuple(together)
+        return (*opening, *self._letters(text.strip()), *closing)
+
+    def encode_said(self, text: str) -> tuple[int, ...]:
+        """Ids of what somebody not trusted said in the assistant's place, with the token that ends it."""
+        return (*self._letters(text.strip()), self.turn_end_id)
 
     def decode_reply(self, ids: Sequence[int]) -> str:
         """The text of a completion, without special tokens."""
@@ -95,6 +122,29 @@ class ChatFormat:
             raise UserError("the chat template rewrites earlier turns; use one that only appends", place="model")
         tail = self._tokens(rest[len(done) :])
         return Encoded(tuple(ids + tail), tuple(mask + [0] * len(tail)))
+
+    def _around_user(self, roles: tuple[Role, ...]) -> tuple[str, str]:
+        """What the template puts between a reply's end token and the user's text, and after that text."""
+        if roles not in self._around:
+            talk = [Message(role, _SAID if role == "assistant" else _ASKED) for role in roles]
+            done = self._render(talk[:-1], generation=True) + _SAID + self.tokenizer.decode([self.turn_end_id])
+            whole = self._render([*talk, Message("user", _ASKED)], generation=True)
+            parts = whole.removeprefix(done).split(_ASKED)
+            if not whole.startswith(done) or len(parts) != 2:
+                raise UserError(
+                    "the chat template rewrites earlier turns or the user's text; use one that only appends",
+                    place="model",
+                )
+            self._around[roles] = parts[0], parts[1]
+        return self._around[roles]
+
+    def _letters(self, text: str) -> list[int]:
+        """Ids of the text with no control token among them: where one is spelt, its halves are encoded apart."""
+        ids = self._tokens(text)
+        if not self._control.intersection(ids):
+            return ids
+        middle = len(text) // 2
+        return self._letters(text[:middle]) + self._letters(text[middle:]) if middle else []
 
     def _opening_of_nothing(self) -> str:
         raise UserError("a dialogue must not begin with the assistant; put a user or system message first")

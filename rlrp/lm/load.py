@@ -50,7 +50,7 @@ def load_tokenizer(spec: str, *, chat_template: str | None = None, accept_terms:
     from transformers import AutoTokenizer
 
     path = resolve_model(spec, accept_terms=accept_terms)
-    if _is_adapter(path) and not (Path(path) / "tokenizer_config.json").exists():
+    if is_adapter(path) and not (Path(path) / "tokenizer_config.json").exists():
         return load_tokenizer(_base_of(path), chat_template=chat_template, accept_terms=accept_terms)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
@@ -79,11 +79,11 @@ def load_model(
     """
     path = resolve_model(spec, accept_terms=accept_terms)
     tokenizer = load_tokenizer(spec, chat_template=chat_template, accept_terms=accept_terms)
-    model = _load_adapter(path, dtype) if _is_adapter(path) else _load_weights(path, spec, dtype)
+    model = _load_adapter(path, dtype) if is_adapter(path) else load_weights(path, spec, dtype)
     return LanguageModel(spec, model.to(device).eval(), tokenizer, ChatFormat(tokenizer))
 
 
-def _load_weights(path: str, spec: str, dtype: torch.dtype) -> Any:
+def load_weights(path: str, spec: str, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -94,7 +94,8 @@ def _load_weights(path: str, spec: str, dtype: torch.dtype) -> Any:
         raise UserError(f"cannot load {spec}: {first_line(error, 300)}", place="model") from error
 
 
-def _is_adapter(path: str) -> bool:
+def is_adapter(path: str) -> bool:
+    """Whether a directory holds a LoRA adapter, not a model."""
     return (Path(path) / "adapter_config.json").exists()
 
 
@@ -115,7 +116,7 @@ def _load_adapter(path: str, dtype: torch.dtype) -> Any:
         raise UserError(
             "no such file; an adapter's weights must be safetensors", file=f"{path}/adapter_model.safetensors"
         )
-    model = _load_weights(resolve_model(base), base, dtype)
+    model = load_weights(resolve_model(base), base, dtype)
     try:
         return PeftModel.from_pretrained(model, path).merge_and_unload()
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

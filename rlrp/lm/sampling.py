@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ from rlrp.lm.inference import Inference, inference
 from rlrp.lm.load import LanguageModel
 from rlrp.lm.plain import generate_plainly
 from rlrp.lm.prefill import PREFIX_CACHE_BYTES, PrefixCache, prefill
+from rlrp.lm.prompts import Prompt
 from rlrp.lm.shared_prefix import shares_prefix
 
 FinishReason = Literal["stop", "length"]
@@ -53,21 +55,61 @@ class SamplingSettings:
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """A prompt and one seed per completion wanted."""
+    """A prompt and one seed per completion wanted; ``source`` is what the ids were made of, for whoever must know more
+    than the policy's tokens to go on with the conversation."""
 
     prompt: tuple[int, ...]
     seeds: tuple[int, ...]
+    source: Prompt | None = None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One reply of a conversation that a completion is.
+
+    Args:
+        user: what the user said before it; "" of the first, before which the prompt's user spoke.
+        reply: its text.
+        finished: False where it was broken off at its longest length.
+        end: how many of the completion's tokens there are up to its end.
+        judged: whether the reward is asked about it.
+    """
+
+    user: str
+    reply: str
+    finished: bool
+    end: int
+    judged: bool = True
 
 
 @dataclass(frozen=True)
 class Completion:
-    """Token ids (with the stop token, if it came), their log-probabilities at the sampling temperature, the text."""
+    """Token ids (with the stop token, if it came), their log-probabilities at the sampling temperature, the text.
+
+    Of a conversation (``rlrp.runtime.episodes``) it is everything after the prompt: ``spoken`` says which tokens the
+    policy sampled (None: all), the others' log-probabilities are 0; ``turns`` are its replies, ``text`` and ``finish``
+    those of the last.
+    """
 
     ids: tuple[int, ...]
     logps: tuple[float, ...]
     text: str
     finish: FinishReason
     truncated: bool = False
+    spoken: tuple[bool, ...] | None = None
+    turns: tuple[Turn, ...] = ()
+
+    @property
+    def reply_tokens(self) -> list[int]:
+        """How many tokens each reply has."""
+        if self.spoken is None:
+            return [len(self.ids)]
+        return [sum(self.spoken[start:end]) for start, end in pairwise([0, *(turn.end for turn in self.turns)])]
+
+    @property
+    def spoken_tokens(self) -> int:
+        """How many tokens the policy sampled."""
+        return sum(self.reply_tokens)
 
 
 class Sampler:

@@ -36,6 +36,8 @@ def group_advantages(
     reward; here a completion's tokens share theirs, and completions count alike. Standard deviations are the unbiased
     ones, as in TRL.
 
+    ``terms`` normalises each reward term apart and is ``term_advantages``'s.
+
     Degenerate groups: one whose rewards are all equal gets zeros, it carries no signal; so does one of a single
     completion. Baseline ``none`` compares across groups, so there such groups keep a signal; a batch of equal rewards
     (or of one) has none.
@@ -53,6 +55,8 @@ def group_advantages(
         return apart
     if scale == "whiten":
         return whiten(apart)
+    if scale == "terms":
+        raise ValueError("scale 'terms' is of several terms: term_advantages makes it")
     return apart / (_deviations(reward_PG, scale, characters) + EPSILON)
 
 
@@ -90,6 +94,15 @@ def whiten(values: Tensor) -> Tensor:
     if values.numel() < 2:
         return torch.zeros_like(values)
     return (values - values.mean()) / (values.std() + EPSILON)
+
+
+def overlong(lengths: Tensor, *, longest: int, buffer: int) -> Tensor:
+    """What a completion of so many tokens adds to its reward, from 0 to -1, of the lengths' shape.
+
+    0 up to ``longest - buffer`` tokens, then falling evenly, -1 from ``longest`` on: DAPO's soft overlong punishment,
+    arXiv 2503.14476, section 3.4, eq. 13. Lengths and bounds in tokens.
+    """
+    return -((lengths - (longest - buffer)) / buffer).clamp(0.0, 1.0)
 
 
 def equal_groups(reward_PG: Tensor, *, tolerance: float = 1e-6) -> Tensor:

@@ -10,24 +10,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rlrp.lm.scoring import TokenGroup, completion_hidden, output_head
 from rlrp.rl.full_kl import full_kl
 from rlrp.rl.order import GENERAL, shuffled
+from rlrp.rl.policy import Policy
 
 
-def general_kl(model: Any, groups: Sequence[TokenGroup]) -> Tensor:
+def general_kl(policy: Policy, groups: Sequence[TokenGroup]) -> Tensor:
     """KL(anchor || policy) in nats at every completion token, [S], over the whole vocabulary at temperature 1.
 
-    Gradients flow to the adapter; the anchor is the same model with the adapter off.
+    Gradients flow to the policy's trained weights.
     """
-    with torch.no_grad(), model.disable_adapter():
-        before_SC = completion_hidden(model, groups)
-    now_SC = completion_hidden(model, groups)
-    head, cap = output_head(model)
-    return full_kl(now_SC, before_SC, head, cap, reverse=True)
+    before_SC = policy.with_anchor(lambda anchor: completion_hidden(anchor, groups))
+
+    def kl(model: Any, anchor: Any) -> Tensor:
+        head, cap = output_head(model)
+        now_SC = completion_hidden(model, groups)
+        return full_kl(now_SC, before_SC, head, cap, reverse=True, reference_head=output_head(anchor)[0])
+
+    return policy.with_both(kl)
 
 
 def drawn(pairs: Sequence[TokenGroup], count: int, *, seed: int, step: int) -> list[TokenGroup]:

@@ -22,18 +22,28 @@ def full_kl(
     *,
     temperature: float = 1.0,
     reverse: bool = False,
+    reference_head: Any = None,
 ) -> Tensor:
     """KL(policy || reference) in nats at every token [S], exact, from both models' last hidden states.
 
-    The next token's distributions are those of the states' projections ``head`` (see ``lm.scoring.output_head``) at
-    ``temperature``. ``reverse`` gives KL(reference || policy), which is what distillation takes. Gradients flow to the
-    policy's states alone, and the logits of a chunk are computed again for them. Given a sampled text, this is the
+    The next token's distributions are those of the states' projections ``head`` (see ``lm.scoring.output_head``; the
+    reference's own is ``reference_head``, if it has one) at ``temperature``. ``reverse`` gives KL(reference || policy),
+    which is what distillation takes. Gradients flow to the policy's states and head alone, and the logits of a chunk
+    are computed again for them. Given a sampled text, this is the
     sum over actions of each state's KL, without the variance of k1 to k3; summed over a text and averaged over texts
     drawn from the policy it is the KL of texts, but its gradient leaves out how the policy's choice of states changes.
     """
     parts = [
         torch.utils.checkpoint.checkpoint(
-            _chunk, policy_SC[rows], reference_SC[rows], head, softcap, temperature, reverse, use_reentrant=False
+            _chunk,
+            policy_SC[rows],
+            reference_SC[rows],
+            head,
+            reference_head or head,
+            softcap,
+            temperature,
+            reverse,
+            use_reentrant=False,
         )
         for rows in vocabulary_chunks(len(policy_SC), head.weight)
     ]
@@ -41,10 +51,16 @@ def full_kl(
 
 
 def _chunk(
-    policy: Tensor, reference: Tensor, head: Any, softcap: float | None, temperature: float, reverse: bool
+    policy: Tensor,
+    reference: Tensor,
+    head: Any,
+    reference_head: Any,
+    softcap: float | None,
+    temperature: float,
+    reverse: bool,
 ) -> Tensor:
     with torch.no_grad():
-        anchor = log_distribution(reference, head, softcap, temperature)
+        anchor = log_distribution(reference, reference_head, softcap, temperature)
     now = log_distribution(policy, head, softcap, temperature)
     first, second = (anchor, now) if reverse else (now, anchor)
     return (first.exp() * (first - second)).sum(-1)

@@ -52,18 +52,13 @@ def penalised_rewards(reward_B: Tensor, logp_S: Tensor, ref_logp_S: Tensor, leng
     return reward_B - coef * sums.to(reward_B)
 
 
-def token_rewards(reward_B: Tensor, logp_S: Tensor, ref_logp_S: Tensor, lengths: Tensor, coef: float) -> Tensor:
-    """The KL in the reward, at every token [S]: ``-coef * k1``, and at a completion's last one its reward on top.
+def token_rewards(paid_S: Tensor, logp_S: Tensor, ref_logp_S: Tensor, coef: float) -> Tensor:
+    """The KL in the reward, at every token [S]: what was paid there, mostly at the last one, less ``coef * k1``.
 
     What PPO with a critic learns from (InstructGPT, arXiv 2203.02155, eq. 2; Ziegler et al., arXiv 1909.08593, eq. 2);
-    over a completion it sums to ``penalised_rewards``. Detached. An empty completion has no token to carry its reward.
+    over a completion it sums to ``penalised_rewards``. ``logp_S`` are the log-probabilities at sampling. Detached.
     """
-    reward_S = -coef * kl_estimate(logp_S, ref_logp_S, "k1").detach()
-    counts = lengths.cumsum(0)
-    spoken = (lengths > 0).to(counts.device)
-    last = counts[spoken] - 1
-    reward_S[last] += reward_B.to(reward_S)[spoken]
-    return reward_S
+    return paid_S - coef * kl_estimate(logp_S, ref_logp_S, "k1").detach()
 
 
 @dataclass

@@ -1,16 +1,14 @@
-"""The learner: a LoRA policy, its anchor (the same model with the adapter off) and one optimizer step per batch.
+"""The learner: a policy, its anchor, for PPO a critic, and what a step does with them.
 
-Left out here: a critic (baselines come from the rewards) and several updates per batch.
-Shapes: B completions, S tokens of all completions of a micro-batch end to end.
+A step looks at its whole batch first (the anchor's log-probabilities, the critic's values), makes advantages where that
+takes what it saw, and then goes over the batch in updates, each over micro-batches (``gradients``).
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,197 +16,156 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rlrp.algorithms import Aggregate, Ratio, Surrogate
 from rlrp.errors import RunStopped
-from rlrp.lm.adapters import AdapterState, LoraSettings
-from rlrp.lm.scoring import TokenGroup, micro_batches, token_logprobs
-from rlrp.rl.anchor import drawn, general_kl
-from rlrp.rl.engines import TorchEngine
-from rlrp.rl.kl import Estimator, KlController, kl_estimate
-from rlrp.rl.losses import LOSSES, token_weights
+from rlrp.lm.adapters import AdapterState
+from rlrp.lm.load import load_model
+from rlrp.rl.batch import Batch, TrainGroup
+from rlrp.rl.critic import NAME as CRITIC
+from rlrp.rl.critic import Critic
+from rlrp.rl.engines import Engine, TorchEngine
+from rlrp.rl.experience import credit
+from rlrp.rl.gradients import Gradients, Update
+from rlrp.rl.kl import KlController
+from rlrp.rl.losses import token_weights
+from rlrp.rl.order import minibatches
 from rlrp.rl.policy import Policy
+from rlrp.rl.repeatable import repeatable
+from rlrp.rl.settings import LearnerSettings, StepReport
+from rlrp.rl.tally import Tally
+from rlrp.rl.team import Team
+from rlrp.rl.trained import Trained
+from rlrp.rl.zero import ZeroEngine
+
+__all__ = ["Learner", "LearnerSettings", "StepReport", "TrainGroup", "TrainingDiverged"]
 
 
 class TrainingDiverged(RunStopped):
     """The run must stop: numbers are wrong in a way that more steps will not mend."""
 
 
-@dataclass(frozen=True)
-class LearnerSettings:
-    model: str
-    chat_template: str | None = None
-    lora: LoraSettings = field(default_factory=LoraSettings)
-    seed: int = 0
-    learning_rate: float = 3e-4
-    warmup_steps: int = 0
-    max_grad_norm: float = 1.0
-    aggregate: Aggregate = "grpo"
-    surrogate: Surrogate = "clip"
-    ratio: Ratio = "token"
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    temperature: float = 1.0
-    max_new_tokens: int = 64
-    token_budget: int = 2048
-    share_prefix: bool = True
-    kl_coef: float = 0.0
-    kl_target: float | None = None
-    kl_gain: float = 0.1
-    kl_min_coef: float = 1e-4
-    kl_estimator: Estimator = "k3_unbiased"
-    general: tuple[TokenGroup, ...] = ()
-    general_pairs: int = 0
-    general_coef: float = 1.0
-    dtype: str = "float32"
-    device: str = "cpu"
-    threads: int | None = None
-
-    @property
-    def first_step_tolerance(self) -> float:
-        """How far sampler and learner may differ (mean, nats), and how large the KL may be, before the first update."""
-        return 1e-3 if self.dtype == "float32" else 5e-2
-
-
-@dataclass(frozen=True)
-class TrainGroup:
-    """A prompt and its completions with the sampler's log-probabilities and the advantages."""
-
-    prompt: tuple[int, ...]
-    completions: tuple[tuple[int, ...], ...]
-    logps: tuple[tuple[float, ...], ...]
-    advantages: tuple[float, ...]
-
-
-@dataclass
-class StepReport:
-    """What one step did: numbers for the log, and per completion (in input order) its KL to the anchor."""
-
-    metrics: dict[str, float]
-    kl: list[list[float]] = field(default_factory=list)
-
-
 class Learner:
     """Holds the policy and moves it. A plain class: Ray wraps it elsewhere."""
 
-    def __init__(self, settings: LearnerSettings):
+    def __init__(self, settings: LearnerSettings, team: Team | None = None):
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        self.settings = settings
-        self.policy = Policy(
+        self.settings, self.team = settings, team or Team()
+        lm = load_model(
             settings.model,
-            lora=settings.lora,
             chat_template=settings.chat_template,
-            share_prefix=settings.share_prefix,
-            seed=settings.seed,
-            dtype=settings.dtype,
-            device=settings.device,
+            dtype=getattr(torch, settings.dtype),
+            # Parted, the weights need never all be on the device.
+            device="cpu" if settings.parts_weights else settings.device,
         )
-        self.engine = TorchEngine(self.policy.parameters, settings.learning_rate)
+        self.policy = Policy(
+            lm,
+            lora=settings.lora,
+            seed=settings.seed,
+            share_prefix=settings.share_prefix,
+            anchor=settings.needs_anchor,
+            checkpointing=settings.gradient_checkpointing,
+        )
+        self.critic: Critic | None = None
+        self.critic_engine: Engine | None = None
+        if settings.critic:
+            self.critic = Critic(
+                settings.critic,
+                self.policy,
+                dtype=settings.dtype,
+                seed=settings.seed,
+                chat_template=settings.chat_template,
+            )
+            with self.critic.active():
+                self.critic_engine = self._engine(self.critic, settings.critic.learning_rate)
+        self.engine = self._engine(self.policy, settings.learning_rate)
+        self.gradients = Gradients(settings, self.team, self.policy, self.engine, self.critic, self.critic_engine)
         # Without a coefficient there is no reference forward and so no KL to steer by.
         target = settings.kl_target if settings.kl_coef > 0 else None
         self.kl = KlController(settings.kl_coef, target, settings.kl_gain, floor=settings.kl_min_coef)
+        self.steps = 0
         self.updates = 0
+        """Of the policy."""
         self.skipped_in_a_row = 0
 
+    def _engine(self, trained: Trained, learning_rate: float) -> Engine:
+        settings = self.settings
+        if settings.zero is None:
+            return TorchEngine(trained.parameters, learning_rate)
+        return ZeroEngine(trained, settings.zero, self.team, learning_rate, settings.device)
+
+    @property
+    def policy_learns(self) -> bool:
+        """False in the critic's first steps, which leave the policy as it is."""
+        return self.settings.critic is None or self.steps >= self.settings.critic.warmup_steps
+
     def step(self, groups: Sequence[TrainGroup]) -> StepReport:
-        """One update on the groups; the loss is weighted over the whole batch, however it is split."""
-        with _repeatable():
+        """One step on the groups; each update's loss is weighted over all of its groups, however they are split."""
+        with repeatable():
             return self._step(groups)
 
     def _step(self, groups: Sequence[TrainGroup]) -> StepReport:
         settings = self.settings
-        # Dropout, if any, is a function of seed and step, so that a resumed run repeats it.
-        torch.manual_seed(settings.seed * 1_000_003 + self.updates)
-        lengths = torch.tensor([len(c) for g in groups for c in g.completions])
-        if int(lengths.sum()) == 0:
+        # Dropout, if any, is a function of seed, step and worker, so that a resumed run repeats it.
+        torch.manual_seed(settings.seed * 1_000_003 + self.steps + 7_919 * self.team.rank)
+        batch, tally = Batch(groups), Tally()
+        if not batch.lengths.any():
             raise TrainingDiverged("every completion of the batch is empty")
-        weights = token_weights(lengths, settings.aggregate, max_tokens=settings.max_new_tokens).split(lengths.tolist())
-        first = [sum(len(g.completions) for g in groups[:i]) for i in range(len(groups))]
-        tally = _Tally([[0.0] * len(g.completions) for g in groups])
-        self.engine.learning_rate = settings.learning_rate * min(
-            1.0, (self.updates + 1) / max(1, settings.warmup_steps)
-        )
-        token_groups = [TokenGroup(g.prompt, g.completions) for g in groups]
-        for pack, places in micro_batches(token_groups, settings.token_budget, share_prefix=self.policy.share_prefix):
-            weight = torch.cat([weights[first[g] + c] for g, c in places])
-            self._micro_step(pack, places, groups, weight, tally)
-        self._anchor_general(tally)
-        if self.updates == 0:
-            self._check_first_step(tally)
-        grad_norm, updated = self._update(tally.loss)
-        kl = tally.mean("kl")
+        learnt = self.steps - (settings.critic.warmup_steps if settings.critic else 0)
+        self.engine.learning_rate = settings.learning_rate * min(1.0, (learnt + 1) / max(1, settings.warmup_steps))
+        self.gradients.look(batch)
+        self._note(tally, **credit(batch, settings, self.kl.coef))
+        updated = False
+        for epoch in range(settings.epochs):
+            parts = minibatches(len(groups), settings.minibatches, seed=settings.seed, step=self.steps, epoch=epoch)
+            for members in parts:
+                updated |= self._update(batch, members, tally, epoch)
+        tally = Tally.merged(self.team.gather(tally))
+        batch.kl = [sum(parts) for parts in zip(*self.team.gather(batch.kl), strict=True)]
         metrics = tally.metrics() | {
-            "grad_norm": grad_norm,
-            "learning_rate": self.engine.learning_rate,
+            "reply_tokens_total": float(batch.lengths.sum()),
             "kl_coef": self.kl.coef,
             "skipped_in_a_row": float(self.skipped_in_a_row),
         }
-        if updated:
-            self.kl.update(kl)
-        return StepReport(metrics, tally.kl)
+        if self.policy_learns:
+            metrics["learning_rate"] = self.engine.learning_rate
+            if updated:
+                self.kl.update(tally.mean("kl"))
+        self.steps += 1
+        return StepReport(metrics, batch.by_group(batch.kl), batch.by_group(batch.mean_advantage))
 
-    def _micro_step(
-        self,
-        pack: list[TokenGroup],
-        places: list[tuple[int, int]],
-        groups: Sequence[TrainGroup],
-        weight: Tensor,
-        tally: _Tally,
-    ) -> None:
+    def _update(self, batch: Batch, members: Sequence[int], tally: Tally, epoch: int) -> bool:
+        """One update on the groups ``members``; whether anything moved."""
         settings = self.settings
-        device = self.policy.device
-        counts = [len(groups[g].completions[c]) for g, c in places]
-        if not any(counts):
-            return  # empty completions alone: nothing to learn from
-        old = torch.tensor([x for g, c in places for x in groups[g].logps[c]], device=device)
-        advantage = torch.tensor([groups[g].advantages[c] for g, c in places]).repeat_interleave(torch.tensor(counts))
-        reference = self._reference(pack) if settings.kl_coef > 0 else None
-        logp = token_logprobs(self.policy.model, pack, temperature=settings.temperature).logp
-        kl = None
-        if reference is not None:
-            kl = kl_estimate(logp, reference, settings.kl_estimator, old_logp=old)
-            value = kl_estimate(logp.detach(), reference, "k3")
-            for (g, c), part in zip(places, value.split(counts), strict=True):
-                tally.kl[g][c] = float(part.mean()) if len(part) else 0.0
-            tally.add("kl", value)
-        out = LOSSES[settings.surrogate](
-            logp,
-            old,
-            advantage.to(device),
-            weight.to(device),
-            clip_low=settings.clip_low,
-            clip_high=settings.clip_high,
-            kl_S=kl,
+        rows = [row for member in members for row in batch.rows_of(member)]
+        counts = batch.lengths[rows]
+        if not counts.any():
+            return False
+        weights = token_weights(counts, settings.aggregate, max_tokens=settings.max_new_tokens)
+        weight = dict(zip(rows, weights.split(counts.tolist()), strict=True))
+        update = Update(
+            batch,
+            weight,
+            tally,
             kl_coef=self.kl.coef,
-            ratio=settings.ratio,
-            lengths=torch.tensor(counts),
+            number=self.updates,
+            moves_policy=self.policy_learns,
+            first_pass=epoch == 0,
         )
-        self.engine.backward(out.loss)
-        tally.loss += float(out.loss.detach())
-        tally.add("ratio", out.ratio)
-        tally.add("clip_fraction", out.clipped.float())
-        tally.add("logp_gap", (logp.detach() - old).abs())
-        tally.add("entropy", -logp.detach())
+        parts = self.team.gather(self.gradients.add(update, members))
+        loss, value = (sum(part) for part in zip(*parts, strict=True))
+        if self.updates == 0:
+            self._check_first_step(Tally.merged(self.team.gather(tally)))
+        self._note(tally, loss=torch.tensor([loss]))
+        batch.updates += 1
+        return self._move(loss, value, tally)
 
-    def _anchor_general(self, tally: _Tally) -> None:
-        """Add the gradient of the anchor on general text: the mean KL over the step's pairs."""
-        settings = self.settings
-        if not settings.general_pairs or not settings.general:
-            return
-        pairs = drawn(settings.general, settings.general_pairs, seed=settings.seed, step=self.updates)
-        tokens = sum(pair.scored_tokens for pair in pairs)
-        for pack, _ in micro_batches(pairs, settings.token_budget, share_prefix=self.policy.share_prefix):
-            kl = general_kl(self.policy.model, pack)
-            loss = settings.general_coef * kl.sum() / tokens
-            self.engine.backward(loss)
-            tally.loss += float(loss.detach())
-            tally.add("general_kl", kl.detach())
+    def _note(self, tally: Tally, **whole: Tensor) -> None:
+        """What all workers know of the whole batch is counted once."""
+        if self.team.leads:
+            for name, values in whole.items():
+                tally.add(name, values)
 
-    def _reference(self, pack: list[TokenGroup]) -> Tensor:
-        with self.policy.anchor() as model:
-            return token_logprobs(model, pack, temperature=self.settings.temperature).logp
-
-    def _check_first_step(self, tally: _Tally) -> None:
+    def _check_first_step(self, tally: Tally) -> None:
         """Before the first update policy, sampler and anchor are one model; if they are not, nothing else matters."""
         tolerance = self.settings.first_step_tolerance
         for name, meaning in (
@@ -218,82 +175,61 @@ class Learner:
             if tally.mean(name) > tolerance:
                 raise TrainingDiverged(f"{meaning}: {tally.mean(name):.2g} nats a token, expected below {tolerance:g}")
 
-    def _update(self, loss: float) -> tuple[float, bool]:
-        """Step, unless numbers are not finite; the gradient's norm, and whether it did."""
-        grad_norm, updated = self.engine.step(self.settings.max_grad_norm, finite=math.isfinite(loss))
-        self.skipped_in_a_row = 0 if updated else self.skipped_in_a_row + 1
-        self.updates += 1
+    def _move(self, loss: float, value: float, tally: Tally) -> bool:
+        """Move policy and critic, unless numbers are not finite; whether they did."""
+        finite, clip = math.isfinite(loss) and math.isfinite(value), self.settings.max_grad_norm
+        moved = True
+        if self.policy_learns:
+            norm, moved = self.engine.step(clip, finite=finite)
+            self._note(tally, grad_norm=torch.tensor([norm]))
+            self.updates += 1
+        if self.critic_engine is not None:
+            norm, critic_moved = self.critic_engine.step(clip, finite=finite)
+            self._note(tally, critic_grad_norm=torch.tensor([norm]), value_loss=torch.tensor([value]))
+            moved = moved and critic_moved
+        self.skipped_in_a_row = 0 if moved else self.skipped_in_a_row + 1
         if self.skipped_in_a_row >= 3:
             raise TrainingDiverged("three losses in a row were not finite; the last checkpoint is from before them")
-        return grad_norm, updated
+        return moved
 
-    def weights(self) -> tuple[AdapterState, str]:
-        """The policy's weights as samplers take them, and their checksum."""
-        return self.policy.weights()
+    # -- weights and checkpoints -------------------------------------------------------------------------------
+
+    def weights(self) -> tuple[AdapterState | None, str]:
+        """The policy's weights as samplers take them, and their checksum; of a team the first worker has them."""
+        return self.policy.weights(self.engine.whole, keep=self.team.leads)
 
     def save(self, folder: str | Path) -> None:
         """Weights, tokenizer and training state: what ``load`` needs for the same bits, without pickle."""
-        folder = Path(folder)
-        self.policy.save(folder)
-        save_file(self.engine.state(), folder / "optimizer.safetensors")
-        state = {"updates": self.updates, "skipped_in_a_row": self.skipped_in_a_row, "kl": self.kl.state()}
-        (folder / "learner.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+        folder, leads = Path(folder), self.team.leads
+        self.policy.save(folder, self.engine.whole, keep=leads)
+        moments = {folder: self.engine.state(keep=leads)}
+        if self.critic and self.critic_engine:
+            self.critic.save(folder, self.critic_engine.whole, keep=leads)
+            moments[folder / CRITIC] = self.critic_engine.state(keep=leads)
+        if leads:
+            for place, state in moments.items():
+                save_file(state, place / "optimizer.safetensors")
+            (folder / "learner.json").write_text(json.dumps(self._counts(), indent=2) + "\n", encoding="utf-8")
+        self.team.gather(None)  # when any of them returns, all is written
+
+    def _counts(self) -> dict[str, Any]:
+        return {
+            "steps": self.steps,
+            "updates": self.updates,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "kl": self.kl.state(),
+        }
 
     def load(self, folder: str | Path) -> None:
-        """Continue from ``save``'s folder."""
+        """Continue from ``save``'s folder, whatever the number of workers then and now."""
         folder = Path(folder)
-        self.policy.load(folder)
+        self.policy.load(folder, self.engine.whole)
         self.engine.load_state(load_file(folder / "optimizer.safetensors"))
+        if self.critic and self.critic_engine:
+            with self.critic.active():
+                self.critic.load(folder, self.critic_engine.whole)
+                self.critic_engine.load_state(load_file(folder / CRITIC / "optimizer.safetensors"))
         state = json.loads((folder / "learner.json").read_text(encoding="utf-8"))
-        self.updates, self.skipped_in_a_row = int(state["updates"]), int(state["skipped_in_a_row"])
+        self.steps, self.updates = int(state["steps"]), int(state["updates"])
+        self.skipped_in_a_row = int(state["skipped_in_a_row"])
         self.kl.load(state["kl"])
-
-
-@contextmanager
-def _repeatable() -> Iterator[None]:
-    """Gradients that are the same bits every time: by default the backward of indexing, where an index occurs twice,
-    adds in the order in which threads arrive. Operations that know no such order only warn."""
-    before = torch.are_deterministic_algorithms_enabled()
-    only_warn = torch.is_deterministic_algorithms_warn_only_enabled()
-    memory: Any = torch.utils.deterministic
-    filling = memory.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    memory.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=only_warn)
-        memory.fill_uninitialized_memory = filling
-
-
-class _Tally:
-    """Sums over micro-batches, so that what is logged does not depend on the split."""
-
-    def __init__(self, kl: list[list[float]]):
-        self.loss = 0.0
-        self.kl = kl
-        self.sums: dict[str, tuple[float, int, float, float]] = {}
-
-    def add(self, name: str, values: Tensor) -> None:
-        if values.numel():
-            total, count, low, high = self.sums.get(name, (0.0, 0, float("inf"), float("-inf")))
-            self.sums[name] = (
-                total + float(values.double().sum()),
-                count + values.numel(),
-                min(low, float(values.min())),
-                max(high, float(values.max())),
-            )
-
-    def mean(self, name: str) -> float:
-        total, count, *_ = self.sums.get(name, (0.0, 0))
-        return total / count if count else 0.0
-
-    def metrics(self) -> dict[str, Any]:
-        out: dict[str, Any] = {"loss": self.loss}
-        for name, (_, count, low, high) in self.sums.items():
-            out[name] = self.mean(name)
-            if name in ("ratio", "logp_gap"):
-                out[f"{name}_min"], out[f"{name}_max"] = low, high
-            if name == "ratio":
-                out["reply_tokens_total"] = float(count)
-        return out

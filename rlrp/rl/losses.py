@@ -36,6 +36,7 @@ def grpo_loss(
     kl_coef: float = 0.0,
     ratio: Ratio = "token",
     lengths: Tensor | None = None,
+    correction_S: Tensor | None = None,
 ) -> PolicyLoss:
     """Clipped surrogate with an optional KL term, summed under per-token weights.
 
@@ -43,11 +44,15 @@ def grpo_loss(
     2402.03300, eq. 3; with ``clip_high > clip_low`` DAPO's clip-higher, arXiv 2503.14476, eq. 10; with ``ratio``
     "sequence" GSPO, arXiv 2507.18071, eq. 5. The weights come from ``token_weights``, so the value does not depend on
     how the batch is split. ``lengths`` is needed by the ratios of whole completions, see ``importance_ratio``.
+    ``correction_S`` multiplies the surrogate, not the KL, where ``old_logp_S`` are not the sampler's: see
+    ``rlrp.rl.correction``.
     """
     ratio_S = importance_ratio(logp_S, old_logp_S, ratio, lengths)
     clipped_ratio = ratio_S.clamp(1.0 - clip_low, 1.0 + clip_high)
     unclipped, clipped = ratio_S * advantage_S, clipped_ratio * advantage_S
     per_token = -torch.minimum(unclipped, clipped)
+    if correction_S is not None:
+        per_token = correction_S * per_token
     if kl_S is not None and kl_coef:
         per_token = per_token + kl_coef * kl_S
     return PolicyLoss((per_token * weight_S).sum(), ratio_S.detach(), (clipped < unclipped).detach())
@@ -65,18 +70,21 @@ def cispo_loss(
     kl_coef: float = 0.0,
     ratio: Ratio = "token",
     lengths: Tensor | None = None,
+    correction_S: Tensor | None = None,
 ) -> PolicyLoss:
     """REINFORCE under bounded importance weights: clipping bounds a token's weight and never takes its gradient away.
 
     ``-sum(weight * stopgrad(clip(ratio, 1 - low, 1 + high)) * A * logp)``: CISPO, MiniMax-M1, arXiv 2506.13585,
     section 3.1, eq. 4 and 5. As there, the weight has no lower bound by default: ratios are positive, so ``clip_low``
     1 does nothing. The upper bound 5 is ScaleRL's, arXiv 2510.13786; TRL's ``epsilon_high`` is the bound itself,
-    ``1 + clip_high`` here. KL and weights as in ``grpo_loss``. The value is no surrogate of the reward: only its
-    gradient means something.
+    ``1 + clip_high`` here. KL, weights and correction as in ``grpo_loss``. The value is no surrogate of the reward:
+    only its gradient means something.
     """
     ratio_S = importance_ratio(logp_S, old_logp_S, ratio, lengths).detach()
     bounded = ratio_S.clamp(1.0 - clip_low, 1.0 + clip_high)
     per_token = -bounded * advantage_S * logp_S
+    if correction_S is not None:
+        per_token = correction_S * per_token
     if kl_S is not None and kl_coef:
         per_token = per_token + kl_coef * kl_S
     return PolicyLoss((per_token * weight_S).sum(), ratio_S, bounded != ratio_S)

@@ -2,64 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import copy
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
-from rlrp.lm.adapters import AdapterState, LoraSettings, adapter_state, add_lora, checksum
+from rlrp.lm.adapters import AdapterState, LoraSettings, add_lora, checksum
 from rlrp.lm.frozen import speed_up_frozen_linears
-from rlrp.lm.load import load_model
+from rlrp.lm.load import LanguageModel, load_weights
+from rlrp.lm.scoring import token_logprobs
 from rlrp.lm.self_check import use_shared_prefix
+from rlrp.rl.trained import IDLE, Root, T, Trained, Trunk, Whole, names_of_adapter
+
+ADAPTER = "default"
+"""PEFT's name for an adapter that is given none."""
 
 
-class Policy:
-    """A model with a fresh LoRA adapter; the anchor is the same model with the adapter off."""
+class Policy(Trained):
+    """A model with a fresh LoRA adapter, or (``lora`` None) all of whose weights are trained.
+
+    The anchor is the same model with the adapter off, or (``anchor``) a second one that stays as it is.
+    """
 
     def __init__(
         self,
-        model: str,
+        lm: LanguageModel,
         *,
-        lora: LoraSettings,
-        chat_template: str | None = None,
-        share_prefix: bool = True,
+        lora: LoraSettings | None,
         seed: int = 0,
-        dtype: str = "float32",
-        device: str = "cpu",
+        share_prefix: bool = True,
+        anchor: bool = True,
+        checkpointing: bool = False,
     ):
-        lm = load_model(model, chat_template=chat_template, dtype=getattr(torch, dtype), device=device)
         self.share_prefix = share_prefix and use_shared_prefix(lm.model)
-        self.model = add_lora(lm.model, lora, seed=seed)
+        self.tokenizer, self.lora = lm.tokenizer, lora
+        anchors = {"anchor": Trunk.with_head(_frozen(copy.deepcopy(lm.model)))} if anchor and lora is None else {}
+        self.model = lm.model.requires_grad_(True) if lora is None else add_lora(lm.model, lora, seed=seed)
         speed_up_frozen_linears(self.model)
         self.model.train()
-        self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        self.tokenizer = lm.tokenizer
+        if checkpointing:
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        sent = parameters if lora is None else names_of_adapter(self.model, parameters, ADAPTER)
+        super().__init__(Root(policy=Trunk.with_head(self.model), **anchors), parameters, sent)
 
-    @property
-    def device(self) -> torch.device:
-        device: torch.device = next(iter(self.parameters.values())).device
-        return device
+    def with_policy(self, compute: Callable[[Any], T]) -> T:
+        """``compute(model)`` with the policy."""
+        return self.in_root(lambda trunks: cast(T, trunks["policy"](compute)))
 
-    @contextmanager
-    def anchor(self) -> Iterator[Any]:
-        """The model that the policy is held to; for forwards without gradients."""
-        with torch.no_grad(), self.model.disable_adapter():
-            yield self.model
+    def with_anchor(self, compute: Callable[[Any], T]) -> T:
+        """``compute(model)`` with what the policy is held to, without gradients."""
+        with torch.no_grad():
+            if self.lora is None:
+                return self.in_root(lambda trunks: cast(T, trunks["anchor"](compute)))
+            with self.model.disable_adapter():
+                return self.with_policy(compute)
 
-    def weights(self) -> tuple[AdapterState, str]:
-        """What a sampler needs to hold this policy, and its checksum."""
-        state = adapter_state(self.model)
-        return state, checksum(state)
+    def with_both(self, compute: Callable[[Any, Any], T]) -> T:
+        """``compute(policy, anchor)``; with LoRA they are the same model, and the adapter is on."""
+        if self.lora is not None:
+            return self.with_policy(lambda model: compute(model, model))
 
-    def save(self, folder: Path) -> None:
-        """Weights and tokenizer, as vanilla PEFT loads them."""
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        def both(trunks: Any) -> T:
+            return cast(T, trunks["anchor"](lambda anchor: trunks["policy"](lambda model: compute(model, anchor))))
 
-    def load(self, folder: Path) -> None:
-        from peft import set_peft_model_state_dict
+        return self.in_root(both)
 
-        set_peft_model_state_dict(self.model, load_file(folder / "adapter_model.safetensors"))
+    def idle(self) -> Tensor:
+        return self.with_policy(lambda model: token_logprobs(model, IDLE).logp).sum() * 0.0
+
+    def weights(self, whole: Whole, *, keep: bool = True) -> tuple[AdapterState | None, str]:
+        """What a sampler needs to hold this policy, and its checksum; nothing if not ``keep``."""
+        state = self.state(whole, keep=keep)
+        return (state, checksum(state)) if keep else (None, "")
+
+    def save(self, folder: Path, whole: Whole, *, keep: bool = True) -> None:
+        """Weights and tokenizer, as vanilla PEFT or transformers load them."""
+        state = self.state(whole, keep=keep)
+        if keep:
+            only = {} if self.lora is None else {"selected_adapters": [ADAPTER]}
+            self.model.save_pretrained(folder, state_dict=self.inside(state), **only)
+            self.tokenizer.save_pretrained(folder)
+
+    def load(self, folder: Path, whole: Whole) -> None:
+        """The weights of ``save``'s folder."""
+        if self.lora is None:
+            self.take(dict(load_weights(str(folder), str(folder), self.model.dtype).named_parameters()), whole)
+        else:
+            self.take(load_file(folder / "adapter_model.safetensors"), whole)
+
+
+def _frozen(model: Any) -> Any:
+    model.requires_grad_(False)
+    speed_up_frozen_linears(model)
+    return model

@@ -10,19 +10,18 @@ ready, and one that is older than k steps by then is drawn again.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
-
-import torch
 
 from rlrp.lm.prompts import Prompt
 from rlrp.lm.sampling import SampleRequest, SamplingSettings
 from rlrp.protocols import Totals
-from rlrp.rl.advantages import equal_groups
 from rlrp.rl.learner import StepReport
 from rlrp.runtime.actors import tell
+from rlrp.runtime.credit import CreditSettings, equal_rewards
 from rlrp.runtime.groups import Group
 from rlrp.runtime.ledger import Entry, Outcome
 from rlrp.runtime.loop import Batch, Pending
@@ -41,6 +40,8 @@ class BatchSettings:
     rounds: int = 0
     """DAPO's dynamic sampling (arXiv 2503.14476, section 3.2): how often groups whose rewards are all equal are
     replaced by further draws; 0 keeps them."""
+    credit: CreditSettings = field(default_factory=CreditSettings)
+    """What a completion is worth, and so what counts as equal."""
 
 
 @dataclass(eq=False)
@@ -72,6 +73,7 @@ class Batches:
         self.units: dict[int, Unit] = {}
         self.version = self.next_draw = 0
         self.again: list[int] = []
+        self._prompts: dict[int, Prompt] = {}
         self._seconds: dict[str, float] = {}
         self._tokens = 0
 
@@ -91,7 +93,7 @@ class Batches:
         for rounds in range(self.settings.rounds + 1):
             used = self._next(step, wanted - len(batch.groups), batch)
             for unit, group in used:
-                dull = bool(self.settings.rounds) and is_equal(group)
+                dull = bool(self.settings.rounds) and equal_rewards([group], self.settings.credit)[0]
                 (spare if dull else batch.groups).append(group)
                 batch.entries.append(self._entry(unit, "equal" if dull else "trained"))
             if len(batch.groups) == wanted or rounds == self.settings.rounds:
@@ -107,12 +109,19 @@ class Batches:
         """What the learner comes to; until then, further batches are sampled as far as staleness allows."""
         if self.settings.staleness:
             self._fill(self.version + 1, self.settings.prompts)
+        self._look_ahead()
+        if self.settings.staleness:
             waiting = list(pending.refs)
             while waiting and not pending.late:
                 ready = self._wait(waiting)
                 waiting = [reference for reference in waiting if reference not in ready]
                 self._fill(self.version + 1, self.settings.prompts)
         return pending.result()
+
+    def _look_ahead(self) -> None:
+        """Make the next step's prompts: tokenising a thousand takes a second or two, for which nobody need wait now."""
+        coming = [*self.again, *range(self.next_draw, self.next_draw + self.settings.prompts)][: self.settings.prompts]
+        self._prompts |= {draw: self.prompt_of(draw) for draw in coming if draw not in self._prompts}
 
     def state(self) -> dict[str, Any]:
         """Which draws come next, as JSON."""
@@ -123,6 +132,7 @@ class Batches:
         self.rollouts.drop_all()
         self.judges.drop_all()
         self.units.clear()
+        self._prompts.clear()
         self.version = version
         self.next_draw, self.again = int(state.get("next_draw", 0)), list(state.get("again", []))
 
@@ -151,15 +161,15 @@ class Batches:
         judged = [group for _, group in taken]
         samples = [group.samples() for group in judged]
         for group, judgements in zip(judged, self.totals.combine(samples, [g.judgements for g in judged]), strict=True):
-            group.judgements = judgements
+            group.take(judgements)
         return taken
 
     def _ready(self, wanted: int) -> list[Unit]:
         """Units to take now, in the order of their draws: in strict mode all that are wanted or none."""
-        ready = [unit for _, unit in sorted(self.units.items()) if unit.ready]
-        if self.settings.staleness:
-            return ready[:wanted]
-        return ready if len(ready) == len(self.units) else []
+        if not self.settings.staleness and not all(unit.ready for unit in self.units.values()):
+            return []
+        ready = sorted((unit for unit in self.units.values() if unit.ready), key=lambda unit: unit.draw)
+        return ready[:wanted] if self.settings.staleness else ready
 
     def _fill(self, step: int, wanted: int) -> None:
         """Have as many draws on their way as may be: in strict mode what the step still wants; else that and what later
@@ -175,10 +185,14 @@ class Batches:
             room -= prompts
 
     def _submit(self, count: int) -> None:
-        units = [Unit(draw, self.prompt_of(draw)) for draw in self._draws(count)]
+        units = [Unit(draw, self._prompt(draw)) for draw in self._draws(count)]
         self.units |= {unit.draw: unit for unit in units}
         shares = deal([len(unit.prompt.ids) for unit in units], self.rollouts.hands)
         self.rollouts.submit([self._sampling([units[i] for i in share]) for share in shares])
+
+    def _prompt(self, draw: int) -> Prompt:
+        made = self._prompts.pop(draw, None)
+        return self.prompt_of(draw) if made is None else made
 
     def _draws(self, count: int) -> list[int]:
         draws = [self.again.pop(0) for _ in range(min(count, len(self.again)))]
@@ -189,7 +203,8 @@ class Batches:
     def _sampling(self, units: list[Unit]) -> Task:
         settings = self.settings
         requests = [
-            SampleRequest(u.prompt.ids, completion_seeds(settings.seed, u.draw, settings.group_size)) for u in units
+            SampleRequest(u.prompt.ids, completion_seeds(settings.seed, u.draw, settings.group_size), u.prompt)
+            for u in units
         ]
         tokens = sum(len(r.prompt) + settings.group_size * settings.sampling.max_new_tokens for r in requests)
         return Task(
@@ -224,7 +239,7 @@ class Batches:
         for unit, completions in zip(task.about, task.result, strict=True):
             unit.group, unit.tries = Group(unit.prompt, completions), task.tries + 1
             unit.version = self.version if task.version is None else task.version
-            self._tokens += sum(len(completion.ids) for completion in completions)
+            self._tokens += sum(completion.spoken_tokens for completion in completions)
             judging.append(Task("judge", ([unit.group.samples()],), cost=len(completions), about=unit))
         self.judges.submit(judging)
 
@@ -263,11 +278,6 @@ class Batches:
         return metrics
 
 
-def is_equal(group: Group) -> bool:
-    """Whether a group's rewards are all equal."""
-    return bool(equal_groups(torch.tensor([[judgement.total for judgement in group.judgements]])).all())
-
-
 def completion_seeds(seed: int, draw: int, count: int) -> tuple[int, ...]:
     """One seed per completion, so that what is drawn depends neither on batching nor on the number of actors."""
     keys = (f"{seed}/{draw}/{g}".encode() for g in range(count))
@@ -277,9 +287,9 @@ def completion_seeds(seed: int, draw: int, count: int) -> tuple[int, ...]:
 def deal(sizes: Sequence[int], hands: int) -> list[list[int]]:
     """Indices in at most ``hands`` shares of about equal total size, largest first; no share is empty."""
     shares: list[list[int]] = [[] for _ in range(min(hands, len(sizes)))]
-    totals = [0] * len(shares)
+    least = [(0, 0, number) for number in range(len(shares))]
     for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        least = min(range(len(shares)), key=lambda i: (totals[i], len(shares[i])))
-        shares[least].append(index)
-        totals[least] += sizes[index]
+        total, count, number = least[0]
+        shares[number].append(index)
+        heapq.heapreplace(least, (total + sizes[index], count + 1, number))
     return [sorted(share) for share in shares]

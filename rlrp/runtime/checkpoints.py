@@ -126,3 +126,9 @@ def _damage(folder: Path) -> str | None:
         if sha256_file(folder / name) != digest:
             return f"{name} is damaged"
     return None
+
+
+def newest_checkpoint(run: Path) -> tuple[Path, str | None] | None:
+    """The newest checkpoint and what is wrong with it (None: it is whole), whatever settings it was made with."""
+    newest = _newest_first(run)
+    return (newest[0], _damage(newest[0])) if newest else None

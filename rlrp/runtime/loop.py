@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from rlrp.algorithms import Baseline, Scale
 from rlrp.rl.learner import StepReport, TrainGroup, TrainingDiverged
-from rlrp.runtime.credit import set_advantages
+from rlrp.runtime.credit import CreditSettings, set_advantages
 from rlrp.runtime.groups import Group
 from rlrp.runtime.ledger import Entry
 
@@ -61,8 +60,7 @@ class Log(Protocol):
 @dataclass(frozen=True)
 class LoopSettings:
     steps: int
-    baseline: Baseline = "group"
-    advantage_scale: Scale = "group"
+    credit: CreditSettings = field(default_factory=CreditSettings)
     checkpoint_every: int = 10
     max_logp_gap: float = 0.01
     """Nats a token (mean) between sampler and learner above which the sampler cannot be holding the policy."""
@@ -84,11 +82,13 @@ def train(
     for step in range(start, settings.steps):
         clock = _Clock()
         batch = source.take(step)
-        set_advantages(batch.groups, settings.advantage_scale, settings.baseline)
+        set_advantages(batch.groups, settings.credit)
         with clock("learn"):
             report = source.meanwhile(learner.begin([group.training() for group in batch.groups]))
             for group, kl in zip(batch.groups, report.kl, strict=True):
                 group.kl = kl
+            for group, advantages in zip(batch.groups, report.advantages, strict=False):
+                group.advantages = advantages
         with clock("sync"):
             source.publish(step + 1, *learner.weights())
         log.write(step, batch, report, batch.seconds | clock.seconds)

@@ -149,7 +149,7 @@ class Pool:
             self.gone(slot, error)
         else:
             self._answered(slot, answer)
-        self._hand_out()
+            self._give(slot)
 
     def look_at_clock(self) -> None:
         """Replace silent actors, help out stragglers, grow and shrink."""
@@ -184,8 +184,11 @@ class Pool:
         """An actor is lost, or what it was sent or answered."""
         self._replace(slot, cause_of(error))
 
+    def _actor(self, index: int) -> Any:
+        return ray.remote(host(self.name)).options(**self.placement.options(index)).remote(self.make)
+
     def _start(self, slot: Slot) -> Slot:
-        slot.actor = ray.remote(host(self.name)).options(**self.placement.options(slot.index)).remote(self.make)
+        slot.actor = self._actor(slot.index)
         slot.state, slot.task, slot.holds, slot.about, slot.since = "starting", None, None, None, self.now()
         slot.reference = slot.actor.start.remote()
         return slot
@@ -237,22 +240,34 @@ class Pool:
             heapq.heappush(self._waiting, (-one.cost, next(self._number), one))
 
     def _hand_out(self) -> None:
-        for slot in self.slots:
-            if slot.state != "idle":
-                continue
-            if (reference := self.prepare(slot)) is not None:
-                slot.state, slot.reference, slot.since = "preparing", reference, self.now()
-            elif (task := self._next()) is not None:
-                task.at_it += 1
-                slot.state, slot.task, slot.since = "busy", task, self.now()
-                slot.reference = slot.actor.do.remote(task.method, *task.args)
+        """Give idle actors work: what waits, else what another is late with."""
+        idle = [slot for slot in self.slots if slot.state == "idle" and not self._give(slot)]
+        for slot in idle:
+            if (task := self._straggler()) is None:
+                break
+            self._set_to(slot, task)
+
+    def _give(self, slot: Slot) -> bool:
+        """Give an idle actor what it must prepare or the next task; whether there was any."""
+        if (reference := self.prepare(slot)) is not None:
+            slot.state, slot.reference, slot.since = "preparing", reference, self.now()
+        elif (task := self._next()) is not None:
+            self._set_to(slot, task)
+        else:
+            return False
+        return True
+
+    def _set_to(self, slot: Slot, task: Task) -> None:
+        task.at_it += 1
+        slot.state, slot.task, slot.since = "busy", task, self.now()
+        slot.reference = slot.actor.do.remote(task.method, *task.args)
 
     def _next(self) -> Task | None:
         while self._waiting:
             task = heapq.heappop(self._waiting)[-1]
             if not task.over:
                 return task
-        return self._straggler()
+        return None
 
     def _straggler(self) -> Task | None:
         """The task that is furthest beyond what its like take and that only one actor is at."""

@@ -1,4 +1,4 @@
-"""What a run writes as it goes: a line a step, every sample with every term, curves for TensorBoard."""
+"""What a run writes as it goes: a line a step, every sample with every term, curves for its trackers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ from rlrp.rl.learner import StepReport
 from rlrp.runtime.groups import Group
 from rlrp.runtime.ledger import Ledger, keep_steps
 from rlrp.runtime.loop import Batch
+from rlrp.runtime.trackers import Trackers, finite
 
 
 class RunLog:
     """Appends to a run directory; on resume, lines of steps that will be done again are dropped first."""
 
-    def __init__(self, folder: Path, start: int = 0, show: Any = None):
-        from torch.utils.tensorboard import SummaryWriter
-
+    def __init__(self, folder: Path, start: int = 0, show: Any = None, trackers: Trackers | None = None):
         self.folder, self.show = folder, show
         self.path = folder / "metrics.jsonl"
         (folder / "samples").mkdir(parents=True, exist_ok=True)
@@ -38,7 +37,7 @@ class RunLog:
             path.unlink()  # of a process that was killed while it wrote
         self.stream = self.path.open("a", encoding="utf-8")
         self.ledger = Ledger(folder, start)
-        self.board = SummaryWriter(str(folder), purge_step=start + 1)
+        self.trackers = trackers or Trackers(["tensorboard"], folder, start=start)
 
     def write(self, step: int, batch: Batch, report: StepReport, seconds: dict[str, float]) -> None:
         groups = batch.groups
@@ -48,17 +47,14 @@ class RunLog:
         self.stream.write(json.dumps({k: _finite(v) for k, v in row.items()}) + "\n")
         self.stream.flush()
         os.fsync(self.stream.fileno())
-        for name, value in row.items():
-            if name != "step":
-                self.board.add_scalar(name, value, step + 1)
-        self.board.flush()
+        self.trackers.log(step + 1, finite({name: value for name, value in row.items() if name != "step"}))
         write_samples(self.folder / "samples" / f"step-{step + 1:06d}.parquet", step, groups)
         if self.show:
             self.show(row)
 
     def close(self) -> None:
         """Every line was flushed as it was written, so what closing cannot write, on a full disk, was complained of."""
-        for stream in (self.stream, self.ledger, self.board):
+        for stream in (self.stream, self.ledger, self.trackers):
             with suppress(OSError):
                 stream.close()
 
@@ -67,14 +63,21 @@ def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """Total and every term: mean, spread, abstentions, correlation with length; groups that teach nothing."""
     judgements = [j for group in groups for j in group.judgements]
     completions = [c for group in groups for c in group.completions]
-    lengths = [float(len(c.ids)) for c in completions]
+    lengths = [float(c.spoken_tokens) for c in completions]
+    replies = [len(c.turns) or 1 for c in completions]
     row = {
         "reward/total": fmean(j.total for j in judgements),
         "reward/total_std": pstdev(j.total for j in judgements),
-        "reply_tokens": fmean(lengths),
+        "reply_tokens": sum(lengths) / sum(replies),
         "finished": fmean(float(c.finish == "stop") for c in completions),
         "equal_groups": fmean(float(group.equal) for group in groups),
     }
+    if any(c.turns for c in completions):
+        row["turns"] = fmean(replies)
+        row |= _turn_totals(groups)
+    if punished := [value for group in groups for value in group.overlong]:
+        row["reward/overlong"] = fmean(punished)
+        row["overlong"] = fmean(float(value < 0) for value in punished)
     for name in judgements[0].terms:
         pairs = [(v, n) for j, n in zip(judgements, lengths, strict=True) if (v := j.terms[name]) is not None]
         row[f"abstained/{name}"] = 1.0 - len(pairs) / len(judgements)
@@ -88,21 +91,37 @@ def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
     return row
 
 
+def _turn_totals(groups: Sequence[Group]) -> dict[str, float]:
+    """The mean total of the first replies that were judged, of the second, ..."""
+    found: dict[str, list[float]] = {}
+    for totals in (totals for group in groups for totals in group.turn_totals):
+        for turn, total in enumerate(totals, start=1):
+            if total is not None:
+                found.setdefault(f"reward/turn_{turn}", []).append(total)
+    return {name: fmean(values) for name, values in sorted(found.items())}
+
+
 def write_samples(path: Path, step: int, groups: Sequence[Group]) -> None:
-    """One parquet row per completion: text, tokens, advantage, KL, and a column per term (null: abstained)."""
+    """One parquet row per completion: text, tokens, advantage, KL, and a column per term (null: abstained).
+
+    Of a conversation ``messages`` are all that was said before its last reply, which is ``completion``; ``tokens`` are
+    the policy's, and ``turn_totals`` what each reply was given (null: not judged).
+    """
     rows: list[dict[str, Any]] = []
     for group in groups:
         for i, (completion, judgement) in enumerate(zip(group.completions, group.judgements, strict=True)):
+            last = group.replies(completion)[-1]
             rows.append(
                 {
                     "step": step + 1,
                     "prompt_id": group.prompt.id,
                     "card": group.prompt.card_id,
-                    "messages": json.dumps([m.as_dict() for m in group.prompt.messages], ensure_ascii=False),
+                    "messages": json.dumps([m.as_dict() for m in last.messages], ensure_ascii=False),
                     "completion": completion.text,
                     "finish": completion.finish,
-                    "tokens": len(completion.ids),
+                    "tokens": completion.spoken_tokens,
                     "total": judgement.total,
+                    **({"turn_totals": group.turn_totals[i]} if completion.turns else {}),
                     "advantage": group.advantages[i],
                     "kl": group.kl[i],
                     **{f"term/{name}": value for name, value in judgement.terms.items()},

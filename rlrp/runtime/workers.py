@@ -3,53 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import torch
 
 from rlrp.dialogue.types import Sample
-from rlrp.lm.adapters import AdapterState, LoraSettings, MergedAdapter
-from rlrp.lm.load import load_model
-from rlrp.lm.sampling import Completion, Sampler, SampleRequest, SamplingSettings
-from rlrp.lm.self_check import use_shared_prefix
+from rlrp.lm.adapters import AdapterState
+from rlrp.lm.engines import make_engine
+from rlrp.lm.engines.ours import load_sampler
+from rlrp.lm.engines.settings import EngineSettings
+from rlrp.lm.sampling import Completion, SampleRequest, SamplingSettings
 from rlrp.protocols import Judgement, Reward
+from rlrp.runtime.episodes import Episodes, EpisodeSettings
+from rlrp.runtime.users import ModelUser, Samples, Script, ScriptedUser, User, UserModel
 
 
 @dataclass(frozen=True)
-class RolloutSettings:
-    model: str
-    chat_template: str | None = None
-    lora: LoraSettings = field(default_factory=LoraSettings)
-    share_prefix: bool = True
-    dtype: str = "float32"
-    device: str = "cpu"
-    threads: int | None = None
+class RolloutSettings(EngineSettings):
+    """What a rollout worker is told: its engine, and the episodes that it plays; without, a completion is one reply."""
+
+    episodes: EpisodeSettings | None = None
 
 
 class RolloutWorker:
-    """Holds the policy's merged weights and samples from them."""
+    """Holds an engine that samples from the policy's weights."""
 
     def __init__(self, settings: RolloutSettings):
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        lm = load_model(
-            settings.model,
-            chat_template=settings.chat_template,
-            dtype=getattr(torch, settings.dtype),
-            device=settings.device,
-        )
-        if settings.share_prefix:
-            use_shared_prefix(lm.model)
-        self.adapter = MergedAdapter(lm.model, settings.lora.scaling)
-        self.sampler = Sampler(lm)
+        self.engine = make_engine(settings)
+        self.sampler: Samples = self.engine
+        if (episodes := settings.episodes) is not None:
+            user, engine = _user(settings, episodes.user), self.engine
+            self.sampler = Episodes(episodes.turns, episodes.judge, engine, engine.chat, engine.context, user)
 
     def load_adapter(self, state: AdapterState) -> str:
         """Take new weights; the checksum of what is held now goes back to whoever sent them."""
-        self.sampler.forget()
-        return self.adapter.load(state)
+        return self.engine.load(state)
 
     def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[list[Completion]]:
         return self.sampler.sample(requests, settings)
+
+
+def _user(settings: RolloutSettings, user: Script | UserModel) -> User:
+    """A user model lies beside the policy; its weights are its own, and never change."""
+    if isinstance(user, Script):
+        return ScriptedUser(user)
+    sampler = load_sampler(replace(settings, model=user.model, chat_template=user.chat_template))
+    return ModelUser(user, sampler, sampler.lm.chat, sampler.lm.context)
 
 
 class RewardWorker:

@@ -18,7 +18,6 @@ from rlrp.cards import CharacterCard
 from rlrp.dialogue import Message, Sample
 from rlrp.errors import UserError
 from rlrp.protocols import Judgement, TermScore
-from rlrp.runtime.totals import DriverTotals
 
 Values = Sequence[float | None]
 ANN, BO = CharacterCard("Ann", description="A thief."), CharacterCard("Bo")
@@ -119,8 +118,18 @@ class Shared:
         return judged
 
 
-def driver(how: Normalise, actors: int) -> DriverTotals:
-    return DriverTotals(Shared(how, actors), Totals([("said", 1.0, TermSettings(normalise=how))]))
+class Driver:
+    """As in a run: actors judge, and the totals are made where all that they say comes together."""
+
+    def __init__(self, judges: Shared, totals: Totals):
+        self.judges, self.totals = judges, totals
+
+    def judge(self, groups: Sequence[Sequence[Sample]]) -> list[list[Judgement]]:
+        return self.totals.combine(groups, self.judges.judge(groups))
+
+
+def driver(how: Normalise, actors: int) -> Driver:
+    return Driver(Shared(how, actors), Totals([("said", 1.0, TermSettings(normalise=how))]))
 
 
 @pytest.mark.parametrize("how", ["none", "group", "character", "running"])
@@ -188,6 +197,7 @@ def test_the_totals_of_a_file_need_none_of_its_models(tmp_path: Path) -> None:
         ("in_character", 1.0, "running"),
         ("length", 0.5, "character"),
     ]
+    assert made.weights() == {"in_character": 1.0, "length": 0.5}
     assert made.state() == {"running": {"in_character": {"count": 0, "mean": 0.0, "m2": 0.0}}}
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlrp.rl.advantages import equal_groups, group_advantages, term_advantages, whiten
+from rlrp.rl.advantages import equal_groups, group_advantages, overlong, term_advantages, whiten
 
 from .trl_lines import trl_lines
 
@@ -104,6 +104,29 @@ def test_characters_are_checked() -> None:
     for characters in (None, ["ada"]):
         with pytest.raises(ValueError, match="expected one for 2 prompts"):
             group_advantages(torch.zeros(2, 2), scale="character", characters=characters)
+
+
+# -- overlong completions ------------------------------------------------------------------------------------------
+
+
+def test_overlong_by_hand() -> None:
+    # Up to 60 tokens nothing; 70 of 60 to 100 is a quarter of the way; from 100 on all of it.
+    lengths = torch.tensor([0.0, 60.0, 70.0, 90.0, 100.0, 120.0])
+    assert overlong(lengths, longest=100, buffer=40).tolist() == [0.0, 0.0, -0.25, -0.75, -1.0, -1.0]
+
+
+@given(st.lists(st.integers(0, 80), min_size=1, max_size=9), st.integers(1, 60))
+def test_overlong_is_equal_to_trls(lengths: list[int], buffer: int) -> None:
+    from trl.rewards import get_soft_overlong_punishment
+
+    theirs = get_soft_overlong_punishment(60, buffer)([[0] * length for length in lengths])
+    ours = overlong(torch.tensor(lengths, dtype=torch.float64), longest=60, buffer=buffer)
+    torch.testing.assert_close(ours, torch.tensor(theirs, dtype=torch.float64), atol=1e-6, rtol=1e-6)
+
+
+def test_terms_are_not_a_scale_of_their_sum() -> None:
+    with pytest.raises(ValueError, match="term_advantages"):
+        group_advantages(torch.zeros(1, 2), scale="terms")
 
 
 # -- per term ------------------------------------------------------------------------------------------------------

@@ -31,14 +31,14 @@ def moved(learner: Learner) -> None:
 
 
 def test_a_policy_that_has_not_moved_is_at_its_anchor(learner: Learner) -> None:
-    assert general_kl(learner.policy.model, PAIRS).abs().max() < 1e-6
+    assert general_kl(learner.policy, PAIRS).abs().max() < 1e-6
 
 
 def test_it_is_the_kl_of_the_whole_distributions_with_its_gradient(learner: Learner) -> None:
     moved(learner)
     plain = copy.deepcopy(learner.policy.model)
     plain.get_base_model().set_attn_implementation("eager")
-    kl = general_kl(learner.policy.model, PAIRS)
+    kl = general_kl(learner.policy, PAIRS)
     kl.sum().backward()
 
     rows = []
@@ -58,14 +58,15 @@ def test_it_is_the_kl_of_the_whole_distributions_with_its_gradient(learner: Lear
 def test_the_learner_adds_it_to_its_step_and_logs_it(learner: Learner) -> None:
     """Advantages of 0 leave only the anchor: the step must bring the policy nearer to it."""
     idle = TrainGroup((1, 2, 3), ((4, 5),), ((-1.0, -1.0),), (0.0,))
-    learner.settings = replace(learner.settings, general=tuple(PAIRS), general_pairs=2, learning_rate=1e-3)
+    settings = replace(learner.settings, general=tuple(PAIRS), general_pairs=2, learning_rate=1e-3)
+    learner.settings = learner.gradients.settings = settings
     moved(learner)
     learner.updates = 1
-    before = general_kl(learner.policy.model, PAIRS).mean().item()
+    before = general_kl(learner.policy, PAIRS).mean().item()
     metrics = learner.step([idle]).metrics
     assert metrics["general_kl"] == pytest.approx(before, rel=1e-4) and metrics["loss"] == pytest.approx(before)
     assert metrics["reply_tokens_total"] == 2
-    assert float(general_kl(learner.policy.model, PAIRS).mean()) < before
+    assert float(general_kl(learner.policy, PAIRS).mean()) < before
 
 
 def test_every_pair_comes_once_an_epoch_in_an_order_of_the_seed() -> None:

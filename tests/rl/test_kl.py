@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlrp.rl.advantages import group_advantages
+from rlrp.rl.experience import payments
 from rlrp.rl.kl import Estimator, KlController, kl_estimate, penalised_rewards, token_rewards
 
 from .trl_lines import trl_lines
@@ -89,7 +90,8 @@ def test_in_the_reward_by_hand() -> None:
     summed = penalised_rewards(reward, logp, ref, lengths, 0.5)
     assert summed.dtype == torch.float64
     assert summed.tolist() == pytest.approx([1 - 0.5 * 0.25, 7, 3 - 0.5 * 2])
-    assert token_rewards(reward, logp, ref, lengths, 0.5).tolist() == pytest.approx([-0.25, 1 + 0.125, 3 - 1])
+    paid = torch.tensor([0.0, 1.0, 3.0])  # the second completion has no token that could be paid
+    assert token_rewards(paid, logp, ref, 0.5).tolist() == pytest.approx([-0.25, 1 + 0.125, 3 - 1])
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=5), st.sampled_from([0.0, 0.1, 2.0]), st.integers(0, 10**6))
@@ -97,12 +99,13 @@ def test_tokens_sum_to_their_completions(lengths: list[int], coef: float, seed: 
     torch.manual_seed(seed)
     logp, ref = torch.randn(2, sum(lengths), dtype=torch.float64)
     reward, counts = torch.randn(len(lengths), dtype=torch.float64), torch.tensor(lengths)
-    tokens = token_rewards(reward, logp.requires_grad_(), ref, counts, coef)
+    paid = payments([((0, r),) for r in reward.tolist()], counts).double()
+    tokens = token_rewards(paid, logp.requires_grad_(), ref, coef)
     summed = penalised_rewards(reward, logp, ref, counts, coef)
     assert not tokens.requires_grad and not summed.requires_grad
     for part, total, length in zip(tokens.split(lengths), summed, lengths, strict=True):
         if length:
-            torch.testing.assert_close(part.sum(), total)
+            torch.testing.assert_close(part.sum(), total, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(summed[counts == 0], reward[counts == 0])
 
 

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlrp.rl.correction import sampler_weights
 from rlrp.rl.kl import kl_estimate
 from rlrp.rl.losses import PolicyLoss, cispo_loss, grpo_loss, importance_ratio, token_weights
 
@@ -27,6 +28,7 @@ def trl_loss(
     beta: float,
     fix: bool = False,
     level: str = "token",
+    corrected: bool = False,
 ) -> torch.Tensor:
     """TRL's method, called on the little of a trainer that it looks at; the log-probabilities are handed in."""
     from trl import GRPOTrainer
@@ -45,7 +47,8 @@ def trl_loss(
         loss_type=kind,
         epsilon_low=low,
         epsilon_high=high,
-        use_vllm=False,
+        use_vllm=corrected,
+        vllm_importance_sampling_correction=corrected,
         model=SimpleNamespace(training=True),
         current_gradient_accumulation_steps=1,
         max_completion_length=MAX_TOKENS,
@@ -137,6 +140,37 @@ def test_cispo_is_equal_to_trls(case: Case, high: float, beta: float, fix: bool)
     theirs = trl_loss(case.theirs, case.batch, kind="cispo", low=0.2, high=1 + high, beta=beta, fix=fix)
     kl = case.kl("k3_unbiased" if fix else "k3")
     ours = cispo_loss(*case.arguments, case.weights("token"), clip_high=high, kl_S=kl, kl_coef=beta)
+    case.check(ours, theirs)
+
+
+@settings(max_examples=60)
+@given(
+    cases,
+    st.sampled_from([("grpo", "grpo"), ("dapo", "token"), ("cispo", "token")]),
+    st.sampled_from(["truncate", "mask"]),
+    st.sampled_from(["token", "sequence"]),
+    st.integers(0, 10**6),
+)
+def test_corrected_for_the_sampler_they_are_equal_to_trls(
+    case: Case, kind: tuple[str, Any], how: Any, of: Any, seed: int
+) -> None:
+    """The weights multiply the surrogate and not the KL. Their metrics want to know how far the sampler was off."""
+    generator = torch.Generator().manual_seed(seed)
+    sampler = case.old + 0.5 * torch.randn(case.old.shape, generator=generator, dtype=torch.float64)
+    weights = sampler_weights(case.old[case.mask], sampler[case.mask], case.lengths, kind=how, level=of).weight_S
+    padded = torch.zeros_like(case.old).masked_scatter(case.mask, weights)
+    batch = case.batch | {"importance_sampling_ratio": padded if of == "token" else padded[:, :1]}
+    theirs = trl_loss(case.theirs, batch, kind=kind[0], low=0.2, high=1.5, beta=0.04, corrected=True)
+    loss, high = (cispo_loss, 0.5) if kind[0] == "cispo" else (grpo_loss, 1.5)
+    ours = loss(
+        *case.arguments,
+        case.weights(kind[1]),
+        clip_low=1.0 if kind[0] == "cispo" else 0.2,
+        clip_high=high,
+        kl_S=case.kl("k3"),
+        kl_coef=0.04,
+        correction_S=weights,
+    )
     case.check(ours, theirs)
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlrp.rl.advantages import whiten
+from rlrp.rl.experience import payments, reward_to_go
 from rlrp.rl.kl import token_rewards
 from rlrp.rl.losses import grpo_loss
 from rlrp.rl.ppo import explained_variance, gae, value_loss
@@ -84,10 +85,9 @@ def test_reinforce_plus_plus_at_tokens() -> None:
     # k1 is 1, -2 and 0.5; with coefficient 0.1: 3 + 0.1 and 3 + 0.2, and -1 - 0.05.
     logp, ref = torch.tensor([0.0, -3.0, -0.5]), torch.tensor([-1.0, -1.0, -1.0])
     lengths = torch.tensor([2, 1])
-    rewards = token_rewards(torch.tensor([3.0, -1.0]), logp, ref, lengths, 0.1)
-    advantages, _ = gae(rewards, torch.zeros(3), lengths, lam=1.0)
-    assert advantages.tolist() == pytest.approx([3.1, 3.2, -1.05])
-    assert float(whiten(advantages).mean()) == pytest.approx(0, abs=1e-6)
+    rewards = token_rewards(payments([((1, 3.0),), ((0, -1.0),)], lengths), logp, ref, 0.1)
+    to_go = torch.tensor([3.1, 3.2, -1.05])
+    torch.testing.assert_close(reward_to_go(rewards, lengths), whiten(to_go))
 
 
 # -- the critic's loss ---------------------------------------------------------------------------------------------
@@ -160,7 +160,9 @@ class Tabular:
             with torch.no_grad():
                 old_logp = self.logits.log_softmax(-1)[state_S, action_S]
                 old_value = self.values[state_S]
-            rewards = token_rewards(reward_B, old_logp, self.reference[state_S, action_S], lengths, self.beta)
+            paid = torch.zeros(len(state_S))
+            paid[lengths.cumsum(0) - 1] = reward_B
+            rewards = token_rewards(paid, old_logp, self.reference[state_S, action_S], self.beta)
             advantage, returns = gae(rewards, old_value, lengths, lam=lam)
             self.explained = explained_variance(old_value, returns)
             weight = torch.full((len(state_S),), 1 / len(state_S))

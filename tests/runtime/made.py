@@ -5,7 +5,7 @@ from __future__ import annotations
 from rlrp.cards import CharacterCard
 from rlrp.dialogue.types import Message
 from rlrp.lm.prompts import Prompt
-from rlrp.lm.sampling import Completion
+from rlrp.lm.sampling import Completion, Turn
 from rlrp.protocols import Judgement
 from rlrp.runtime.groups import Group
 
@@ -18,6 +18,22 @@ def prompt(id: str = "p0") -> Prompt:
 
 def completion(text: str, tokens: int = 2, finish: str = "stop") -> Completion:
     return Completion(tuple(range(tokens)), (-1.0,) * tokens, text, finish)  # type: ignore[arg-type]
+
+
+def conversation(*replies: str, lines: tuple[str, ...] = ("go on", "and?"), judge: str = "last") -> Completion:
+    """Two tokens a reply, three between them; the last reply was cut off if its text ends in a dash."""
+    ids: list[int] = []
+    spoken: list[bool] = []
+    turns = []
+    for at, reply in enumerate(replies):
+        new = [False] * 3 + [True] * 2 if at else [True] * 2
+        spoken += new
+        ids += range(len(ids), len(ids) + len(new))
+        judged = judge == "every" or at == len(replies) - 1
+        turns.append(Turn(lines[at - 1] if at else "", reply, not reply.endswith("-"), len(ids), judged))
+    finish = "length" if replies[-1].endswith("-") else "stop"
+    logps = tuple(-1.0 if own else 0.0 for own in spoken)
+    return Completion(tuple(ids), logps, replies[-1], finish, False, tuple(spoken), tuple(turns))  # type: ignore[arg-type]
 
 
 def judged(totals: list[float], terms: list[dict[str, float | None]] | None = None, id: str = "p0") -> Group:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import heapq
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,6 +40,7 @@ class Actor:
     def _begin(self, name: str, args: tuple[Any, ...]) -> Reference:
         seconds = 0.0
         worker = getattr(self._instance, "worker", None)
+        worker = getattr(worker, "learner", worker)
         if name == "do" and hasattr(worker, "seconds"):
             seconds = worker.seconds(args[0], args[1:])  # type: ignore[union-attr]
         self._free_at = max(self._free_at, self._ray.now) + seconds
@@ -105,13 +107,34 @@ class SimulatedRay:
         fetch_local: bool = True,
     ) -> tuple[list[Reference], list[Reference]]:
         """Ready ones come in the worst order: the last given first."""
-        soonest = sorted(reference.ready_at for reference in references)[: max(1, num_returns)]
-        target = soonest[0] if timeout else self.now
+        target = self.now if timeout == 0 else min(reference.ready_at for reference in references)
         if timeout is not None:
             target = min(target, self.now + timeout)
         self.now = max(self.now, target)
         ready = [r for r in reversed(references) if r.ready_at <= self.now][:num_returns]
-        return ready, [r for r in references if r not in ready]
+        taken = set(map(id, ready))
+        return ready, [r for r in references if id(r) not in taken]
+
+
+def list_schedule(calls: Sequence[tuple[float, Sequence[float]]], rollouts: int, judges: int) -> float:
+    """Seconds until all is judged, with nothing lost to whoever hands it out.
+
+    Calls go longest first to the first free of the rollout actors; what a call sampled is judged in the order in which
+    it comes.
+
+    Args:
+        calls: seconds of each call, and of judging each group that it samples.
+    """
+    free, sampled = [0.0] * rollouts, []
+    for seconds, groups in sorted(calls, key=lambda one: -one[0]):
+        end = heapq.heappop(free) + seconds
+        heapq.heappush(free, end)
+        sampled += [(end, judging) for judging in groups]
+    free, ends = [0.0] * judges, [0.0]
+    for at, judging in sorted(sampled):
+        ends.append(max(heapq.heappop(free), at) + judging)
+        heapq.heappush(free, ends[-1])
+    return max(ends)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from rlrp.runtime.pool import Faults
 from rlrp.runtime.pools import Rollouts, SyncFailed, reward_pool
 from rlrp.runtime.workers import RolloutSettings
 
-from .made import prompt
+from .made import conversation, prompt
 from .simulated import Death, Reference, SimulatedRay, ray  # noqa: F401
 
 SETTINGS = BatchSettings(prompts=4, group_size=2, sampling=SamplingSettings(max_new_tokens=5))
@@ -330,3 +330,32 @@ def test_deal_by_hand() -> None:
     assert deal([9, 3, 7, 5, 3], 3) == [[0], [2, 4], [1, 3]]
     assert deal([], 3) == []
     assert deal([1], 3) == [[0]]
+
+
+# -- conversations -------------------------------------------------------------------------------------------------
+
+
+class FakeTalks(FakeRollout):
+    """Every group has a conversation of two replies and one of one; the request says what it was made of."""
+
+    def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[list[Completion]]:
+        assert all(r.source is not None and r.source.ids == r.prompt for r in requests)
+        own = (str(r.prompt[0]) for r in requests)
+        return [[conversation(draw, "b", judge="every"), conversation(draw, judge="every")] for draw in own]
+
+
+def test_every_reply_of_a_conversation_is_judged_and_the_conversation_has_one_judgement(
+    make: Make,
+    ray: SimulatedRay,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batches = make()
+    monkeypatch.setattr(pools, "RolloutWorker", type("R", (FakeTalks,), {"deadly": set(), "slow": {}}))
+    batches.rollouts = Rollouts(RolloutSettings("tiny"), Placement(actors=2), Faults())
+    (batch,) = run(batches, ray, 1)
+    for group in batch.groups:
+        # Judged by place among the samples: 0 and 1 of the first conversation, 2 of the second.
+        assert [judgement.total for judgement in group.judgements] == [0.5, 2.0]
+        assert group.turn_totals == [[0.0, 1.0], [2.0]]
+    # Six tokens of the policy's in each of four groups, and three of the user's, which are no work of sampling.
+    assert batch.metrics["tokens_per_second/rollout"] == pytest.approx(4 * 6 / batches.rollouts.busy_seconds)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -35,6 +39,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         "RLRP_CACHE": os.environ.get("RLRP_CACHE", str(Path.home() / ".cache" / "rlrp")),
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # without it, Ray takes the machine's address for 127.0.0.1
     }
     subprocess.run([BIN / "ray", "get-auth-token", "--generate"], env=env, check=True, capture_output=True)
     command = [BIN / "ray", "start", "--head", "--block", "--node-ip-address", "127.0.0.1", "--port", str(free_port())]
@@ -64,15 +69,25 @@ def _wait_until_up(env: dict[str, str], process: subprocess.Popen[bytes]) -> Non
     raise RuntimeError("the head's job server did not come up in two minutes")
 
 
-def submit(env: dict[str, str], folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+def submit(
+    env: dict[str, str], folder: Path, *command: str, options: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    options = options or ["--working-dir", str(folder)]
     return subprocess.run(
-        [BIN / "ray", "job", "submit", "--working-dir", str(folder), "--", *command],
+        [BIN / "ray", "job", "submit", *options, "--", *command],
         env=env,
         cwd=folder,
         capture_output=True,
         text=True,
         timeout=540,
     )
+
+
+def exit_code(done: subprocess.CompletedProcess[str]) -> int:
+    """The job's own: ``ray job submit`` itself ends with 0 or 1, and its last lines say with what the job did."""
+    found = re.search(r"failed with exit code (\d+)", done.stdout + done.stderr)
+    assert done.returncode == (1 if found else 0), done.stdout[-3000:] + done.stderr[-3000:]
+    return int(found[1]) if found else 0
 
 
 @pytest.fixture
@@ -88,9 +103,95 @@ def working_dir(tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_a_mistake_in_the_configuration_ends_the_job_with_one_line(head: dict[str, str], working_dir: Path) -> None:
     done = submit(head, working_dir, "rlrp", "train", "experiments/smoke.yaml", "--set", "rl.stepps=1")
-    assert done.returncode != 0
+    assert exit_code(done) == 2
     assert "unknown key 'stepps'; did you mean 'steps'?" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout
+
+
+LOOK = """
+import json, os, sys
+import ray
+from rlrp.cli import _quiet_libraries
+_quiet_libraries()
+names = ("TOKENIZERS_PARALLELISM", "TRANSFORMERS_VERBOSITY", "HF_HUB_OFFLINE")
+ray.init(log_to_driver=False, logging_level="error")
+there = ray.get(ray.remote(lambda: {name: os.environ.get(name) for name in names}).remote())
+files = sorted(os.path.relpath(os.path.join(at, name)) for at, _, names_ in os.walk(".") for name in names_)
+print("LOOK" + json.dumps({"files": files, "here": {name: os.environ.get(name) for name in names}, "there": there}))
+sys.exit(7)
+"""
+
+
+def looked(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    lines = [line for line in done.stdout.splitlines() if line.startswith("LOOK")]
+    assert lines, done.stdout[-3000:] + done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(lines[0].removeprefix("LOOK"))
+    return found
+
+
+@pytest.fixture
+def full_dir(working_dir: Path) -> Path:
+    """A folder as it is after some work: with weights, runs and a .git, which are too large to be sent."""
+    for name in ("runs/demo/model.safetensors", ".git/pack", "weights.safetensors"):
+        (working_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        with (working_dir / name).open("wb") as stream:
+            stream.truncate(600 << 20)  # more than Ray takes
+    (working_dir / "look.py").write_text(LOOK, encoding="utf-8")
+    return working_dir
+
+
+@pytest.mark.slow
+def test_rayignore_keeps_what_is_large_at_home_and_the_exit_code_comes_back(
+    head: dict[str, str], full_dir: Path
+) -> None:
+    (full_dir / ".rayignore").write_text((ROOT / ".rayignore").read_text(encoding="utf-8"), encoding="utf-8")
+    done = submit(head, full_dir, "python", "look.py")
+    assert exit_code(done) == 7
+    found = looked(done)
+    assert set(found["files"]) - {".rayignore"} == {
+        "experiments/rewards/rules.yaml",
+        "experiments/smoke.yaml",
+        "look.py",
+    }
+    # Nobody set these: the driver has our own, its tasks what Ray gives them.
+    assert found["here"]["TOKENIZERS_PARALLELISM"] == "false"
+
+
+@pytest.mark.slow
+def test_the_runtime_environments_excludes_and_variables_hold(head: dict[str, str], full_dir: Path) -> None:
+    text = (ROOT / "experiments" / "cluster" / "runtime_env.yaml").read_text(encoding="utf-8")
+    raw = yaml.safe_load(text)
+    raw["env_vars"] |= {"TOKENIZERS_PARALLELISM": "true", "TRANSFORMERS_VERBOSITY": "info"}
+    (full_dir / "env.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+    done = submit(head, full_dir, "python", "look.py", options=["--runtime-env", "env.yaml"])
+    assert exit_code(done) == 7
+    found = looked(done)
+    assert not [name for name in found["files"] if "runs" in name or ".git" in name or name.endswith(".safetensors")]
+    # What the user set stays as it is, in the driver and in the actors, though rlrp has defaults of its own for it.
+    wanted = {"TOKENIZERS_PARALLELISM": "true", "TRANSFORMERS_VERBOSITY": "info", "HF_HUB_OFFLINE": "0"}
+    assert found["here"] == found["there"] == wanted
+
+
+@pytest.mark.slow
+def test_a_dry_run_as_a_job_and_from_outside_says_whether_it_fits(head: dict[str, str], working_dir: Path) -> None:
+    plan = ["rlrp", "train", "experiments/smoke.yaml", "--dry-run"]
+    done = submit(head, working_dir, *plan)
+    assert exit_code(done) == 0 and "fits, all at once" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
+    done = submit(head, working_dir, *plan, "--set", "cluster.rollout.cpus=3.5")
+    assert exit_code(done) == 2 and "rollout: 1 of 1 find no place" in done.stdout
+    command = [BIN / "rlrp", *plan[1:], "--set", "cluster.rollout={actors: 9, cpus: 0.5}"]
+    outside = subprocess.run(command, env=head, cwd=working_dir, capture_output=True, text=True, timeout=120)
+    assert outside.returncode == 2, outside.stderr
+    assert f"does not fit the cluster at {head['RAY_ADDRESS']}" in outside.stderr
+
+
+@pytest.mark.slow
+def test_without_the_token_there_is_one_line(head: dict[str, str], working_dir: Path, tmp_path: Path) -> None:
+    command = [BIN / "rlrp", "train", "experiments/smoke.yaml", "--dry-run"]
+    env = head | {"HOME": str(tmp_path)}
+    done = subprocess.run(command, env=env, cwd=working_dir, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "token" in done.stderr
 
 
 @pytest.mark.slow
@@ -101,3 +202,5 @@ def test_a_submitted_job_trains_to_its_end(head: dict[str, str], working_dir: Pa
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "step   2" in done.stdout
     assert (run / "checkpoints" / "last" / "adapter_model.safetensors").exists()
+    status = subprocess.run([BIN / "rlrp", "status", str(run), "--json"], env=head, capture_output=True, text=True)
+    assert json.loads(status.stdout)["state"] == "finished", status.stdout + status.stderr

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from rlrp.rl.learner import StepReport, TrainGroup, TrainingDiverged
-from rlrp.runtime.credit import set_advantages
+from rlrp.runtime.credit import CreditSettings, set_advantages
 from rlrp.runtime.loop import Batch, LoopSettings, train
 
 from .made import judged
@@ -98,6 +99,13 @@ def test_what_was_judged_reaches_the_learner() -> None:
     assert set(seconds) == {"sample", "learn", "sync"}
 
 
+def test_advantages_that_the_learner_made_are_those_that_are_logged() -> None:
+    house = House(replace(SETTINGS, steps=1))
+    house.report = StepReport({}, [[0.0] * 4] * 2, [[0.5] * 4, [-0.5] * 4])
+    house.run()
+    assert [group.advantages for group in house.logged[0][1].groups] == [[0.5] * 4, [-0.5] * 4]
+
+
 def test_a_sampler_that_parts_from_the_learner_stops_the_run_after_the_step_is_logged() -> None:
     house = House()
     house.report = StepReport({"logp_gap": 0.02}, [[0.0] * 4] * 2)
@@ -131,7 +139,7 @@ def test_the_algorithms_baseline_and_scale_reach_the_advantages(
     baseline: Any, scale: Any, expected: list[list[float]]
 ) -> None:
     groups = [judged([0.0, 2.0]), judged([2.0, 6.0])]
-    set_advantages(groups, scale, baseline)
+    set_advantages(groups, CreditSettings(baseline, scale))
     for group, row in zip(groups, expected, strict=True):
         assert group.advantages == pytest.approx(row, rel=1e-3)
 
@@ -145,7 +153,7 @@ def test_a_report_about_other_groups_is_noticed() -> None:
 
 def test_equal_rewards_give_no_advantage_and_are_marked() -> None:
     groups = [judged([0.3, 0.3, 0.3]), judged([0.0, 1.0, 2.0])]
-    set_advantages(groups, "group")
+    set_advantages(groups, CreditSettings())
     assert groups[0].advantages == pytest.approx([0, 0, 0], abs=1e-9)
     assert groups[1].advantages == pytest.approx([-1 / 1.0001, 0, 1 / 1.0001])
     assert [group.equal for group in groups] == [True, False]

@@ -9,13 +9,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from rlrp.protocols import Judgement
 from rlrp.rl.learner import StepReport
 from rlrp.runtime.groups import Group
 from rlrp.runtime.ledger import Entry, check_ledger, keep_steps, read_ledger
 from rlrp.runtime.loop import Batch
-from rlrp.runtime.records import RunLog, read_metrics, reward_metrics
+from rlrp.runtime.records import RunLog, read_metrics, reward_metrics, write_samples
 
-from .made import judged
+from .made import conversation, judged, prompt
 
 # Lengths 1, 2, 3: "up" grows with them, "down" falls, "flat" does not care, "rare" speaks once, "mute" never.
 TERMS: list[dict[str, float | None]] = [
@@ -96,6 +97,42 @@ def test_every_sample_with_every_term(tmp_path: Path) -> None:
     assert rows[0]["term/rare"] is None  # null, not 0
     assert json.loads(row["reasons"]) == {"rule": ["said 1"]}
     assert json.loads(row["parts"]) == {"rule": {"hits": 1.0}}
+
+
+def talks() -> Group:
+    """Two conversations, of three replies and of one that was broken off."""
+    group = Group(prompt(), [conversation("a", "b", "c", judge="every"), conversation("d-", judge="every")])
+    group.take([Judgement(total, {"rule": total}) for total in (0.0, 1.0, 5.0, -1.0)])
+    group.advantages, group.kl = [1.0, -1.0], [0.0, 0.0]
+    return group
+
+
+def test_conversations_are_counted_by_reply() -> None:
+    row = reward_metrics([talks()])
+    # 6 and 2 tokens of the policy's in 4 replies; totals 2 and -1; by turn 0 and -1, then 1, then 5.
+    assert (row["reply_tokens"], row["turns"], row["reward/total"], row["finished"]) == (2, 2, 0.5, 0.5)
+    assert (row["reward/turn_1"], row["reward/turn_2"], row["reward/turn_3"]) == (-0.5, 1.0, 5.0)
+    assert "turns" not in reward_metrics([group()])
+
+
+def test_the_samples_show_whole_conversations(tmp_path: Path) -> None:
+    write_samples(tmp_path / "s.parquet", 0, [talks()])
+    first, second = pq.read_table(tmp_path / "s.parquet").to_pylist()
+    said = [(m["role"], m["content"]) for m in json.loads(first["messages"])]
+    assert said == [("user", "你是谁？"), ("assistant", "a"), ("user", "go on"), ("assistant", "b"), ("user", "and?")]
+    assert (first["completion"], first["tokens"], first["total"], first["turn_totals"]) == (
+        "c",
+        6,
+        2.0,
+        [0.0, 1.0, 5.0],
+    )
+    assert (second["completion"], second["tokens"], second["turn_totals"]) == ("d-", 2, [-1.0])
+    assert len(json.loads(second["messages"])) == 1
+    last = talks()
+    last.completions = [conversation("a", "b"), conversation("c")]
+    last.take([Judgement(1.0, {}), Judgement(2.0, {})])
+    write_samples(tmp_path / "s.parquet", 0, [last])
+    assert [row["turn_totals"] for row in pq.read_table(tmp_path / "s.parquet").to_pylist()] == [[None, 1.0], [2.0]]
 
 
 def test_a_resumed_run_drops_what_it_will_do_again(tmp_path: Path) -> None:
