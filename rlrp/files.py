@@ -76,7 +76,11 @@ def held(folder: str | Path) -> Iterator[None]:
         except OSError as error:  # some network file systems know no locks
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
                 raise
-        yield
+        try:
+            yield
+        finally:
+            if [path.name for path in folder.iterdir()] == [".lock"]:
+                (folder / ".lock").unlink()  # a mistake that was found before anything was written
 
 
 def write_text(path: str | Path, text: str) -> None:
