@@ -8,13 +8,13 @@ BENCH ?=
 VLLM_VENV := .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: demo test test-slow test-vllm bench lint clean
+.PHONY: demo test test-slow test-vllm test-faults bench lint clean
 
 demo: $(STAMP)
 	$(BIN)/rlrp demo $(LANG_FLAG)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow and not vllm"
+	$(BIN)/python -m pytest -m "not slow and not vllm and not faults"
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
@@ -22,6 +22,10 @@ test-slow: $(STAMP)
 # vLLM as rollout engine, with its CPU build in an environment of its own (1 GB); about ten minutes on two cores.
 test-vllm: $(VLLM_STAMP)
 	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/with_vllm
+
+# Real deaths of workers, nodes and drivers of real runs; about 20 minutes on two cores. RLRP_FAULTS_SEED=1 has others.
+test-faults: $(STAMP)
+	$(BIN)/python -m pytest -m faults -s tests/faults
 
 # Against transformers, TRL and (RLRP_VLLM_PYTHON) vLLM; about an hour on two cores. BENCH="--only rollout_vs_generate"
 bench: $(STAMP)

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlrp import __version__
 from rlrp.config import Config, load_config
-from rlrp.errors import UserError
+from rlrp.errors import RunStopped, UserError
 
 EXPERIMENTS = Path(__file__).resolve().parent / "data" / "experiments"
 _CHECKOUT = Path(__file__).resolve().parent.parent / "experiments"
@@ -35,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"rlrp: {error}", file=sys.stderr)
         return 2
+    except RunStopped as error:
+        print(f"rlrp: {error}", file=sys.stderr)
+        return 1
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise

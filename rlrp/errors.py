@@ -1,4 +1,4 @@
-"""The one exception that means "the user can fix this"; the command line turns it into one line and exit code 2."""
+"""The exceptions that the command line turns into one line: the user's mistakes (exit code 2), runs that end (1)."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ class UserError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         # Ray pickles errors across processes; the default would rebuild from the joined text alone.
         return _rebuild, (self.message, self.file, self.place)
+
+
+class RunStopped(RuntimeError):
+    """A run cannot go on, and its message, one line, says all there is to say: exit code 1 without a traceback."""
 
 
 def first_line(error: Exception, limit: int) -> str:

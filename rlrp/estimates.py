@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rlrp.algorithms import ALGORITHMS
 from rlrp.config import Config
 from rlrp.shapes import Shape, model_shape
 
@@ -14,6 +15,8 @@ GB = 1e9
 WIDTH = {"float32": 4, "bfloat16": 2}
 _OVERHEAD = 0.6
 """Python, torch and a context on the card."""
+_WORKSPACE = 1.5
+"""vLLM's activations and graphs."""
 Parts = dict[str, float]
 
 
@@ -71,6 +74,20 @@ def host_gb(shape: Shape, training: Training) -> float:
     return (moved + (weights * shard[3] if training.offload_weights else 0.0)) / GB
 
 
+def sync_gb(shape: Shape, training: Training) -> float:
+    """What goes from the learner to every node with rollout actors after a step, in GB: the adapter, or all weights."""
+    if training.lora_rank is not None:
+        return 4.0 * shape.adapter(training.lora_rank) / GB
+    return shape.parameters * WIDTH[training.dtype] / GB
+
+
+def checkpoint_gb(shape: Shape, training: Training) -> float:
+    """What a checkpoint takes on disk, in GB: what is sent, and the optimizer (with the critic's own)."""
+    optimizer = _bytes(shape, training.lora_rank, WIDTH[training.dtype])[2]
+    critic = 12.0 * (training.critic or shape).adapter(training.critic_rank) if training.critic_rank else 0.0
+    return sync_gb(shape, training) + (optimizer + critic) / GB
+
+
 def rollout_parts(shape: Shape, dtype: str, new_tokens: int, *, at_once: int = 64) -> Parts:
     """What an actor of our own engine holds: the weights, a second set with the adapter merged in, and the cache of
     ``at_once`` replies. The prompts' keys and values come on top."""
@@ -89,10 +106,10 @@ def vllm_parts(shape: Shape, dtype: str, utilization: float, card_gb: float, gpu
     It takes ``utilization`` of the card whatever the model needs: what weights and workspace leave is cache.
     """
     width = WIDTH[dtype]
-    weights, workspace = shape.parameters * width / gpus / GB, 1.5
-    cache = utilization * card_gb - weights - workspace
+    weights = shape.parameters * width / gpus / GB
+    cache = utilization * card_gb - weights - _WORKSPACE
     tokens = int(max(0.0, cache) * gpus * GB / (shape.kv_width * width))
-    return {"weights": weights, "workspace": workspace, "cache": max(0.0, cache)}, tokens
+    return {"weights": weights, "workspace": _WORKSPACE, "cache": max(0.0, cache)}, tokens
 
 
 @dataclass(frozen=True)
@@ -119,12 +136,30 @@ def memory_estimates(config: Config, card_gb: float | None = None) -> dict[str, 
     shape = model_shape(config.model)
     if shape is None:
         return {}
-    rollout = rollout_parts(shape, config.rl.dtype, config.rl.max_new_tokens) | user_parts(config)
+    training = training_of(config)
+    moved = host_gb(shape, training)
     return {
-        "rollout": Estimate(rollout, "plus the prompts' keys and values"),
+        "rollout": _rollout(config, shape, card_gb),
         "reward": Estimate({"terms": 0.5, "overhead": _OVERHEAD}, "plus language models among the terms, if any"),
-        "learner": Estimate(learner_parts(shape, training_of(config))),
+        "learner": Estimate(
+            learner_parts(shape, training), f"plus {moved:.1f} GB of the machine's memory" if moved else ""
+        ),
     }
+
+
+def _rollout(config: Config, shape: Shape, card_gb: float | None) -> Estimate:
+    rl, user = config.rl, user_parts(config)
+    if rl.engine == "ours":
+        parts = rollout_parts(shape, rl.dtype, rl.max_new_tokens) | user
+        return Estimate(parts, "plus the prompts' keys and values")
+    if card_gb is None or config.cluster.rollout.gpus == 0:
+        return Estimate(
+            {"weights": shape.parameters * WIDTH[rl.dtype] / GB, "workspace": _WORKSPACE} | user, "plus cache"
+        )
+    gpus = rl.vllm.tensor_parallel
+    parts, tokens = vllm_parts(shape, rl.dtype, rl.vllm.gpu_memory_utilization, card_gb, gpus)
+    room = f"a cache for {tokens:,} tokens" if tokens else "no room for a cache"
+    return Estimate(parts | user, room + (f", over {gpus} GPUs; figures of each" if gpus > 1 else ""))
 
 
 def user_parts(config: Config) -> Parts:
@@ -147,6 +182,8 @@ def training_of(config: Config) -> Training:
         anchor=rl.kl.coef > 0 or rl.kl.general > 0,
         offload_optimizer=bool(rl.zero and rl.zero.offload_optimizer),
         offload_weights=bool(rl.zero and rl.zero.offload_parameters),
+        critic=model_shape(rl.critic.model) if rl.critic.model else None,
+        critic_rank=rl.critic.lora.r if ALGORITHMS[rl.algorithm].critic else None,
     )
 
 

@@ -14,7 +14,7 @@ from rlrp.cards import detect_language
 from rlrp.config import Config, EpisodesConfig, WorkerConfig, dump_config
 from rlrp.dialogue import Pool, load_pool, plan_mixture, read_dialogues, read_prompts, resolve
 from rlrp.errors import UserError
-from rlrp.estimates import memory_estimates
+from rlrp.estimates import checkpoint_gb, memory_estimates, sync_gb, training_of
 from rlrp.placement import check_fit, find_nodes
 from rlrp.runtime.trackers import check_trackers
 from rlrp.shapes import model_shape
@@ -112,7 +112,9 @@ def _rl_lines(config: Config) -> None:
     shared = rl.prompts * (prompt_tokens + rl.group_size * longest)
     plain = replies * (prompt_tokens + longest)
     print(f"rl:     {len(cards)} characters, {len(prompts)} user prompts; {rl.steps} steps of {rl.algorithm}")
-    print(f"        a step: {rl.prompts} prompts x {rl.group_size} replies = {replies} replies, one update")
+    updates = rl.epochs * rl.minibatches
+    made = "one update" if updates == 1 else f"{updates} updates"
+    print(f"        a step: {rl.prompts} prompts x {rl.group_size} replies = {replies} replies, {made}")
     if rl.episodes:
         _episode_lines(rl.episodes)
     print(
@@ -194,3 +196,9 @@ def _memory_lines(config: Config) -> None:
     print(f"memory: {shape.parameters / 1e6:,.0f} M parameters in {config.rl.dtype}; about, per actor:")
     for name, estimate in memory_estimates(config, max(cards, default=None)).items():
         print(f"        {name:8} {estimate}")
+    training = training_of(config)
+    kept = config.rl.keep_checkpoints + 1
+    print(
+        f"        a step sends {sync_gb(shape, training):.1f} GB to every node with rollout actors; a checkpoint takes "
+        f"{checkpoint_gb(shape, training):.1f} GB of disk, up to {kept} are kept"
+    )

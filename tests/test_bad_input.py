@@ -14,6 +14,7 @@ from tiny_models import save_tiny
 
 from rlrp.cli import main
 from rlrp.lm import packaged
+from rlrp.runtime import trackers
 
 CARD = {"spec": "chara_card_v2", "spec_version": "2.0", "data": {"name": "Ada", "description": "A clockmaker."}}
 
@@ -155,6 +156,29 @@ def no_evaluation(folder: Path, _: pytest.MonkeyPatch) -> list[str]:
     return ["compare", "a.json", "b.json"]
 
 
+def no_run(folder: Path, _: pytest.MonkeyPatch) -> list[str]:
+    return ["status", str(folder)]
+
+
+def too_small_a_cluster(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    nodes = "cluster:\n  rollout: {actors: 3, gpus: 1}\n  nodes: [{cpus: 8, gpus: 2}]\n"
+    return ["train", str(experiment(folder, nodes)), "--dry-run"]
+
+
+def cluster_file_for_a_run(folder: Path, _: pytest.MonkeyPatch) -> list[str]:
+    return ["train", str(experiment(folder)), "--cluster", "ray_cluster.yaml"]
+
+
+def tracker_not_installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setitem(trackers.PACKAGES, "mlflow", "mlflow_that_is_not_there")
+    return ["train", str(experiment(folder, "tracking: {to: [mlflow]}\n"))]
+
+
+def unknown_tracker(folder: Path, _: pytest.MonkeyPatch) -> list[str]:
+    return ["train", str(experiment(folder, "tracking: {to: [comet]}\n"))]
+
+
 def unknown_command(folder: Path, _: pytest.MonkeyPatch) -> list[str]:
     return ["trian"]
 
@@ -181,6 +205,11 @@ CASES = [
     (misspelt_term, "did you mean 'blacklist'?"),
     (bad_sample_line, "line 2"),
     (no_evaluation, "a.json"),
+    (no_run, "is no run directory"),
+    (too_small_a_cluster, "cluster: does not fit cluster.nodes: rollout: 1 of 3 find no place"),
+    (cluster_file_for_a_run, "--cluster: goes with --dry-run"),
+    (tracker_not_installed, "tracking.to: mlflow is not installed: pip install 'rlrp[mlflow]'"),
+    (unknown_tracker, "tracking.to.0: got 'comet'"),
     (unknown_command, "invalid choice: 'trian'"),
 ]
 

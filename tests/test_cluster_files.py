@@ -14,6 +14,7 @@ import yaml
 
 from rlrp.cli import _parser
 from rlrp.errors import UserError
+from rlrp.runtime.kuberay import quantity
 from rlrp.runtime.nodes import read_nodes
 
 ROOT = Path(__file__).parents[1]
@@ -82,6 +83,31 @@ def test_the_rayjob_has_what_kuberay_needs() -> None:
         assert all(isinstance(value, str) for value in group["rayStartParams"].values())
     for group in cluster["workerGroupSpecs"]:
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+
+
+def test_the_dry_run_reads_the_rayjob() -> None:
+    nodes = read_nodes(FOLDER / "rayjob.yaml")
+    # The head has no GPU, and four workers of four.
+    assert [(node.name, node.capacity["CPU"], node.capacity["GPU"]) for node in nodes] == [
+        ("head", 8, 0),
+        *[(f"gpu {i}", 32, 4) for i in (1, 2, 3, 4)],
+    ]
+    assert nodes[0].memory_gb == pytest.approx(32 * 2**30 / 1e9)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("8", 8), ("500m", 0.5), ("2Gi", 2 * 2**30), ("64G", 64e9), (4, 4), ("1.5", 1.5)]
+)
+def test_quantities_of_kubernetes(text: str | int, value: float) -> None:
+    assert quantity(text) == pytest.approx(value)
+
+
+def test_a_manifest_without_limits_is_refused(tmp_path: Path) -> None:
+    job = read(FOLDER / "rayjob.yaml")
+    del job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["resources"]
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job), encoding="utf-8")
+    with pytest.raises(UserError, match=r"workerGroupSpecs\.gpu: has no limits that can be read"):
+        read_nodes(tmp_path / "job.yaml")
 
 
 def test_the_rayjobs_command_is_one() -> None:

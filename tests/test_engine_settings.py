@@ -20,10 +20,10 @@ def mine(tmp_path: Path) -> Path:
 
 def test_settings_reach_the_rollout_workers(mine: Path) -> None:
     overrides = ["rl.vllm.tensor_parallel=2", "cluster.rollout.gpus=2", "rl.vllm.options.max_num_seqs=64"]
-    settings = _rollout_settings(load_config(mine, overrides), "m")
+    settings = _rollout_settings(load_config(mine, overrides), "m", None)
     assert (settings.engine, settings.device) == ("vllm", "cuda")
     assert (settings.vllm.tensor_parallel, settings.vllm.options) == (2, {"max_num_seqs": 64})
-    assert _rollout_settings(load_config(mine, ["rl.engine=ours"]), "m").engine == "ours"
+    assert _rollout_settings(load_config(mine, ["rl.engine=ours"]), "m", None).engine == "ours"
 
 
 def test_a_run_goes_on_with_other_settings_of_vllm_but_not_with_another_engine(mine: Path) -> None:

@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from rlrp.estimates import Training, activation_bytes, host_gb, learner_parts, rollout_parts, vllm_parts
+from rlrp.config import Config
+from rlrp.estimates import (
+    Training,
+    activation_bytes,
+    checkpoint_gb,
+    host_gb,
+    learner_parts,
+    memory_estimates,
+    rollout_parts,
+    sync_gb,
+    vllm_parts,
+)
 from rlrp.shapes import HUB, Shape, model_shape
 
 # One layer: attention 4 x 8 x 8 = 256, MLP 3 x 8 x 16 = 384; embedding 10 x 8, twice.
@@ -110,6 +121,15 @@ def test_a_critic_on_the_policys_base_costs_its_adapter_alone() -> None:
     assert moving * 1e9 > 2 * QWEN.parameters
 
 
+def test_what_is_sent_and_what_is_kept() -> None:
+    full, lora = Training("bfloat16", None), Training("bfloat16", 16)
+    assert sync_gb(QWEN, full) * 1e9 == pytest.approx(2 * QWEN.parameters)
+    assert sync_gb(QWEN, lora) * 1e9 == pytest.approx(4 * QWEN.adapter(16))
+    # Weights in two bytes, the master copy and two moments in four each.
+    assert checkpoint_gb(QWEN, full) * 1e9 == pytest.approx(14 * QWEN.parameters)
+    assert checkpoint_gb(QWEN, lora) * 1e9 == pytest.approx(12 * QWEN.adapter(16))
+
+
 def test_rollouts() -> None:
     parts = rollout_parts(QWEN, "bfloat16", 300)
     assert parts["weights"] * 1e9 == 2 * QWEN.parameters
@@ -122,3 +142,29 @@ def test_rollouts() -> None:
     # Over two GPUs the weights are halved on each, and the cache is of both.
     halves, more = vllm_parts(QWEN, "bfloat16", 0.9, 80, gpus=2)
     assert halves["weights"] * 2 == pytest.approx(held["weights"]) and more > 2 * tokens
+
+
+def config(**rl: object) -> Config:
+    base = {"dtype": "bfloat16", "max_new_tokens": 300}
+    return Config.model_validate({"model": "Qwen/Qwen3-8B", "sft": None, "rl": base | rl, "cluster": {"rollout": GPU}})
+
+
+GPU = {"gpus": 1}
+
+
+def test_a_configuration_with_vllm_takes_its_share_of_the_card() -> None:
+    found = memory_estimates(config(engine="vllm", vllm={"gpu_memory_utilization": 0.5}), 80)["rollout"]
+    assert found.total == pytest.approx(40)
+    # 40 GB less 16.4 of weights and 1.5 of workspace, at 147,456 bytes a token.
+    assert found.note == f"a cache for {int((40 - 2 * QWEN.parameters / 1e9 - 1.5) * 1e9 / 147_456):,} tokens"
+    assert memory_estimates(config(engine="vllm", vllm={"gpu_memory_utilization": 0.2}), 80)["rollout"].note == (
+        "no room for a cache"
+    )
+    assert memory_estimates(config(engine="vllm"))["rollout"].note == "plus cache"  # the card is not known
+
+
+def test_only_ppo_has_a_critic() -> None:
+    assert "critic" not in memory_estimates(config())["learner"].parts
+    own = {"algorithm": "ppo", "critic": {"model": "Qwen/Qwen3-4B"}}
+    held = memory_estimates(config(**own))["learner"].parts["critic"]
+    assert held * 1e9 > 2 * HUB["Qwen/Qwen3-4B"].parameters

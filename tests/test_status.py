@@ -144,7 +144,7 @@ def test_a_run_that_had_not_begun_leaves_no_error(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(experiment, "_train", refuse)
     with pytest.raises(UserError):
         experiment.train()
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "error.txt").exists()
 
 
 def test_as_json(make: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rlrp.errors import RunStopped
 from rlrp.lm.adapters import AdapterState
 from rlrp.lm.load import load_model
 from rlrp.rl.batch import Batch, TrainGroup
@@ -38,7 +39,7 @@ from rlrp.rl.zero import ZeroEngine
 __all__ = ["Learner", "LearnerSettings", "StepReport", "TrainGroup", "TrainingDiverged"]
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(RunStopped):
     """The run must stop: numbers are wrong in a way that more steps will not mend."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,15 +63,40 @@ class Host:
         return getattr(self.worker, method)(*args)
 
 
-def call(reference: Any) -> Any:
-    """``ray.get`` that raises what the worker raised, not Ray's wrapper around it."""
+def host(role: str) -> type[Host]:
+    """:class:`Host` under the name of what it hosts: process titles, Ray's logs and its dashboard show it."""
+    return type(role.capitalize(), (Host,), {})
+
+
+def call(reference: Any, timeout_s: float | None = None) -> Any:
+    """``ray.get`` that raises what the worker raised, not Ray's wrapper around it.
+
+    Raises:
+        GetTimeoutError: no answer for ``timeout_s`` seconds.
+    """
     try:
-        return ray.get(reference)
+        return ray.get(reference, timeout=timeout_s)
     except RayTaskError as error:
         raise error.cause from error
 
 
+def tell(line: str) -> None:
+    """A line for whoever watches the run, beside what goes to its records."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def cause_of(error: BaseException) -> str:
-    """The first line of what Ray says of a death."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    """What Ray says of a death, in one line: which process, on which machine, and how it ended.
+
+    Of an actor's death Ray tells in a line that it died, indented lines of facts, and then the cause with guesses.
+    """
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    facts = dict(line.strip().split(": ", 1) for line in lines if line.startswith("\t") and ": " in line)
+    said = [line.strip() for line in lines if not line.startswith("\t")]
+    if not said:
+        return type(error).__name__
+    cause = said[1] if "pid" in facts and len(said) > 1 else said[0]
+    for guesses in (" Some common causes", " There are some potential root causes"):
+        cause = cause.partition(guesses)[0]
+    where = [f"{name} {facts[name]}" for name in ("pid", "ip") if name in facts]
+    return " ".join([*where, cause])

@@ -20,6 +20,7 @@ from rlrp.lm.prompts import Prompt
 from rlrp.lm.sampling import SampleRequest, SamplingSettings
 from rlrp.protocols import Totals
 from rlrp.rl.learner import StepReport
+from rlrp.runtime.actors import tell
 from rlrp.runtime.credit import CreditSettings, equal_rewards
 from rlrp.runtime.groups import Group
 from rlrp.runtime.ledger import Entry, Outcome
@@ -111,7 +112,7 @@ class Batches:
         self._look_ahead()
         if self.settings.staleness:
             waiting = list(pending.refs)
-            while waiting:
+            while waiting and not pending.late:
                 ready = self._wait(waiting)
                 waiting = [reference for reference in waiting if reference not in ready]
                 self._fill(self.version + 1, self.settings.prompts)
@@ -148,6 +149,9 @@ class Batches:
                 del self.units[unit.draw]
                 if unit.lost is not None:
                     batch.entries.append(self._entry(unit, "quarantined"))
+                    tell(
+                        f"quarantined: {unit.prompt.id} (draw {unit.draw}), handed out {unit.tries} times; {unit.lost}"
+                    )
                 elif unit.version < step - self.settings.staleness:
                     batch.entries.append(self._entry(unit, "dropped"))
                     self.again.append(unit.draw)

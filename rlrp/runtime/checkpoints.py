@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import sys
@@ -13,6 +15,8 @@ from rlrp.errors import UserError
 from rlrp.files import atomic_folder, read_json, sha256_file, write_json
 
 STATE = "training_state.json"
+OWN = "own_sha256"
+"""The digest of all else in that file."""
 
 
 def save_checkpoint(
@@ -32,8 +36,9 @@ def save_checkpoint(
     with atomic_folder(folder) as temporary:
         write(str(temporary))
         files = {str(p.relative_to(temporary)): sha256_file(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
-        write_json(temporary / STATE, {"step": step, "score": score, **state, "sha256": files})
-    _point(folder.with_name("last"), folder)
+        whole = json.loads(json.dumps({"step": step, "score": score, **state, "sha256": files}))
+        write_json(temporary / STATE, {**whole, OWN: _digest(whole)})
+    point_last(folder)
     newest = _newest_first(run)
     at = newest.index(folder)
     best = _best(newest[at:])
@@ -45,7 +50,14 @@ def save_checkpoint(
             shutil.rmtree(old)
     for unfinished in folder.parent.glob(".step-*"):  # of a process that was killed while it wrote
         shutil.rmtree(unfinished)
+    for unfinished in (*folder.parent.glob(".last-*"), *folder.parent.glob(".best-*")):
+        unfinished.unlink()
     return folder
+
+
+def point_last(folder: Path) -> None:
+    """Have ``last`` point at a checkpoint: the newest, or the newest that is whole."""
+    _point(folder.with_name("last"), folder)
 
 
 def _point(link: Path, folder: Path) -> None:
@@ -68,15 +80,19 @@ def _score(folder: Path) -> float | None:
     return None if score is None else float(score)
 
 
-def latest_checkpoint(run: Path, *, settings: str) -> tuple[Path, dict[str, Any]] | None:
+def latest_checkpoint(run: Path, *, settings: str, warn: bool = True) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint whose files are what they were when written, and its state.
+
+    Args:
+        warn: say which newer ones are damaged.
 
     Raises:
         UserError: it was made with other settings, so going on from it would be another experiment.
     """
     for folder in _newest_first(run):
         if problem := _damage(folder):
-            print(f"{folder}: {problem}; the checkpoint before it is used", file=sys.stderr)
+            if warn:
+                print(f"{folder}: {problem}; the checkpoint before it is used", file=sys.stderr, flush=True)
             continue
         state: dict[str, Any] = read_json(folder / STATE)
         if state.get("settings") != settings:
@@ -88,15 +104,22 @@ def latest_checkpoint(run: Path, *, settings: str) -> tuple[Path, dict[str, Any]
     return None
 
 
+def _digest(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
 def _newest_first(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("step-[0-9]*"), reverse=True)
 
 
 def _damage(folder: Path) -> str | None:
     try:
-        expected = dict(read_json(folder / STATE)["sha256"])
-    except (UserError, KeyError, TypeError, ValueError):
+        state = read_json(folder / STATE)
+        own, expected = state.pop(OWN), dict(state["sha256"])
+    except (UserError, AttributeError, KeyError, TypeError, ValueError):
         return f"{STATE} is missing or damaged"
+    if _digest(state) != own:
+        return f"{STATE} is damaged"
     for name, digest in expected.items():
         if not (folder / name).is_file():
             return f"{name} is missing"

@@ -32,6 +32,11 @@ class Pending(Protocol):
 
     refs: list[Any]
 
+    @property
+    def late(self) -> bool:
+        """Whether it has taken longer than it may: its result is that the learner is lost."""
+        ...
+
     def result(self) -> StepReport: ...
 
 
@@ -69,7 +74,10 @@ def train(
     checkpoint: Callable[[int, Batch], None],
     start: int = 0,
 ) -> None:
-    """Run steps ``start`` to ``settings.steps``. Everything random is a function of the seed and of what is drawn."""
+    """Run steps ``start`` to ``settings.steps``. Everything random is a function of the seed and of what is drawn.
+
+    A step whose loss was not finite leaves no checkpoint: should such steps end the run, the last is from before them.
+    """
     source.publish(start, *learner.weights())
     for step in range(start, settings.steps):
         clock = _Clock()
@@ -85,7 +93,8 @@ def train(
             source.publish(step + 1, *learner.weights())
         log.write(step, batch, report, batch.seconds | clock.seconds)
         check_agreement(step, batch, report, settings.max_logp_gap)
-        checkpoint(step + 1, batch)
+        if not report.metrics.get("skipped_in_a_row") or step + 1 == settings.steps:
+            checkpoint(step + 1, batch)
 
 
 def check_agreement(step: int, batch: Batch, report: StepReport, most: float) -> None:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from rlrp.config import ClusterConfig, NodeConfig
 from rlrp.errors import UserError, first_line
 from rlrp.files import read_text
+from rlrp.runtime.kuberay import is_manifest, manifest_nodes
 from rlrp.runtime.packing import Ask, Node
 
 GB = 1e9
@@ -45,11 +46,11 @@ def declared_nodes(nodes: list[NodeConfig]) -> list[Node]:
 
 
 def read_nodes(path: str | Path) -> list[Node]:
-    """The nodes in a YAML file: a list of ``nodes`` as in ``cluster.nodes``, or a cluster file of ``ray up`` with
-    every node type at its largest.
+    """The nodes in a YAML file: a list of ``nodes`` as in ``cluster.nodes``, a cluster file of ``ray up`` or a KubeRay
+    manifest, with every kind of node at its largest.
 
     Raises:
-        UserError: neither of them, or a node type that does not say its resources.
+        UserError: none of them, or a node type that does not say its resources.
     """
     try:
         raw = yaml.safe_load(read_text(path))
@@ -64,10 +65,17 @@ def read_nodes(path: str | Path) -> list[Node]:
             raise UserError(f"got {first['input']!r}: {first['msg']}", file=path, place=place) from None
     if isinstance(raw, dict) and isinstance(raw.get("available_node_types"), dict):
         return _nodes_of_types(raw, path)
+    if is_manifest(raw):
+        return [
+            Node(name, capacity | {"memory": ray_memory_gb(memory) if memory else _NO_LIMIT_GB}, memory_gb=memory)
+            for name, capacity, memory in manifest_nodes(raw, path)
+        ]
     if isinstance(raw, dict) and (raw.get("provider") or {}).get("type") == "local":
         message = "does not say what its machines have; declare them as `cluster.nodes` in the experiment"
         raise UserError(message, file=path, place="provider.worker_ips")
-    raise UserError("names no nodes: expected `nodes` as in `cluster.nodes`, or `available_node_types`", file=path)
+    raise UserError(
+        "names no nodes: expected `nodes` as in `cluster.nodes`, `available_node_types` or a RayJob", file=path
+    )
 
 
 def _nodes_of_types(raw: Mapping[str, Any], path: str | Path) -> list[Node]:

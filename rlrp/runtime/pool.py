@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +17,8 @@ from typing import Any, Literal
 
 import ray
 
-from rlrp.runtime.actors import GONE, Host, Placement, call, cause_of
+from rlrp.errors import RunStopped
+from rlrp.runtime.actors import GONE, Placement, call, cause_of, host, tell
 
 _RECENT = 64
 """Finished tasks that tell how long one takes."""
@@ -28,7 +28,7 @@ _PAUSE = 1.0
 """Seconds between two looks at the clock."""
 
 
-class WorkerLost(RuntimeError):
+class WorkerLost(RunStopped):
     """Actors of a pool die without getting any work done."""
 
 
@@ -88,7 +88,7 @@ class Slot:
     holds: int | None = None
     """Version of the weights it holds, for actors that hold some."""
     about: Any = None
-    """What it was last asked to prepare."""
+    """What its actor was last asked to prepare."""
 
 
 class Pool:
@@ -146,7 +146,7 @@ class Pool:
         try:
             answer = call(slot.reference)
         except GONE as error:
-            self._replace(slot, cause_of(error))
+            self.gone(slot, error)
         else:
             self._answered(slot, answer)
             self._give(slot)
@@ -180,12 +180,16 @@ class Pool:
     def prepared(self, slot: Slot, answer: Any) -> None:
         """What ``prepare`` asked for is done."""
 
+    def gone(self, slot: Slot, error: Exception) -> None:
+        """An actor is lost, or what it was sent or answered."""
+        self._replace(slot, cause_of(error))
+
     def _actor(self, index: int) -> Any:
-        return ray.remote(Host).options(**self.placement.options(index)).remote(self.make)
+        return ray.remote(host(self.name)).options(**self.placement.options(index)).remote(self.make)
 
     def _start(self, slot: Slot) -> Slot:
         slot.actor = self._actor(slot.index)
-        slot.state, slot.task, slot.holds, slot.since = "starting", None, None, self.now()
+        slot.state, slot.task, slot.holds, slot.about, slot.since = "starting", None, None, None, self.now()
         slot.reference = slot.actor.start.remote()
         return slot
 
@@ -208,7 +212,7 @@ class Pool:
         """Start a new actor in a lost one's place, say so, and put its work back."""
         self.restarts += 1
         self.in_a_row += 1
-        print(f"{self.name} actor {slot.index} died ({cause}); restart {self.restarts}", file=sys.stderr, flush=True)
+        tell(f"{self.name} actor {slot.index} died ({cause}); restart {self.restarts}")
         ray.kill(slot.actor)
         if slot.task is not None:
             slot.task.at_it -= 1

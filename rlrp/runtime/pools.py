@@ -6,13 +6,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from ray.exceptions import ObjectLostError
+
+from rlrp.errors import RunStopped
 from rlrp.protocols import Reward
-from rlrp.runtime.actors import Placement
+from rlrp.runtime.actors import Placement, cause_of
+from rlrp.runtime.learners import LearnerLost
 from rlrp.runtime.pool import Faults, Pool, Slot, Task
 from rlrp.runtime.workers import RewardWorker, RolloutSettings, RolloutWorker
 
 
-class SyncFailed(RuntimeError):
+class SyncFailed(RunStopped):
     """An actor holds other weights than it was sent."""
 
 
@@ -29,7 +33,8 @@ class Rollouts(Pool):
         self._hand_out()
 
     def prepare(self, slot: Slot) -> Any:
-        if self.weights is None or slot.holds == self.weights[0]:
+        # The same number may come twice with other weights, when a learner is lost and begins again.
+        if self.weights is None or slot.about is self.weights:
             return None
         slot.about = self.weights
         return slot.actor.do.remote("load_adapter", self.weights[1])
@@ -41,6 +46,12 @@ class Rollouts(Pool):
                 f"rollout actor {slot.index} holds weights {answer[:12]}, the learner sent {checksum[:12]}"
             )
         slot.holds = version
+
+    def gone(self, slot: Slot, error: Exception) -> None:
+        if slot.state == "preparing" and isinstance(error, ObjectLostError):
+            # No other actor could load them either: they lay on the learner's node alone.
+            raise LearnerLost(f"the weights of step {slot.about[0]} are lost: {cause_of(error)}") from error
+        super().gone(slot, error)
 
     def _next(self) -> Task | None:
         return super()._next() if self.weights is not None else None

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -32,6 +33,8 @@ class RunLog:
         for path in (folder / "samples").glob("step-*.parquet"):
             if int(path.stem.removeprefix("step-")) > start:
                 path.unlink()
+        for path in (*folder.glob(".*.jsonl.*"), *(folder / "samples").glob(".step-*")):
+            path.unlink()  # of a process that was killed while it wrote
         self.stream = self.path.open("a", encoding="utf-8")
         self.ledger = Ledger(folder, start)
         self.trackers = trackers or Trackers(["tensorboard"], folder, start=start)
@@ -50,9 +53,10 @@ class RunLog:
             self.show(row)
 
     def close(self) -> None:
-        self.stream.close()
-        self.ledger.close()
-        self.trackers.close()
+        """Every line was flushed as it was written, so what closing cannot write, on a full disk, was complained of."""
+        for stream in (self.stream, self.ledger, self.trackers):
+            with suppress(OSError):
+                stream.close()
 
 
 def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:

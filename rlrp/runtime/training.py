@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from rlrp.errors import UserError, first_line
 from rlrp.protocols import Totals
 from rlrp.runtime import checkpoints
+from rlrp.runtime.actors import tell
 from rlrp.runtime.batches import Batches
 from rlrp.runtime.learners import LearnerLost
 from rlrp.runtime.loop import Batch, Log, LoopSettings, train
@@ -63,19 +63,21 @@ class Training:
             LearnerLost: it was lost ``max_restarts`` times in a row without getting any further.
             UserError: the disk is full.
         """
-        lost, furthest = 0, -1
+        lost, restarts, furthest = 0, 0, -1
         while True:
-            start = self._resume()
-            if start > furthest:
-                lost, furthest = 0, start
-            log = self.open_log(start)
+            log = None
             try:
+                start = self._resume()
+                if start > furthest:
+                    lost, furthest = 0, start
+                log = self.open_log(start)
                 return train(self.loop, self.batches, self.learner, log, self._checkpoint, start)
             except LearnerLost as error:
                 lost += 1
                 if lost > self.max_restarts:
                     raise
-                print(f"the learner died ({error}); back to the last checkpoint", file=sys.stderr, flush=True)
+                restarts += 1
+                tell(f"learner actor died ({error}); restart {restarts}, back to the last checkpoint")
                 self.learner.restart()
             except OSError as error:
                 if error.errno not in _FULL:
@@ -84,13 +86,15 @@ class Training:
                     f"{error.strerror}; free some and run the same command again", file=error.filename or self.folder
                 ) from error
             finally:
-                log.close()
+                if log is not None:
+                    log.close()
 
     def _resume(self) -> int:
         """Load the newest whole checkpoint, if there is one; the steps it has."""
         found = checkpoints.latest_checkpoint(self.folder, settings=self.settings)
         folder, state = found or (None, {})
         if folder is not None:
+            checkpoints.point_last(folder)
             self.learner.load(str(folder.absolute()))
         start = int(state.get("step", 0))
         self.totals.load_state(state.get("totals", {}))
@@ -120,6 +124,6 @@ class Training:
                     "command again",
                     file=self.folder / "checkpoints",
                 ) from error
-            print(f"step {step}: no checkpoint: {first_line(error, 200)}", file=sys.stderr, flush=True)
+            tell(f"step {step}: no checkpoint: {first_line(error, 200)}")
         else:
             self.scores.clear()

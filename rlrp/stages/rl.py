@@ -172,8 +172,9 @@ def train_rl(
     """
     run, rl = config.run, config.rl
     settings = rl_fingerprint(config, model, reward_hash)
-    found = checkpoints.latest_checkpoint(run, settings=settings)
+    found = checkpoints.latest_checkpoint(run, settings=settings, warn=False)
     if found and found[1]["step"] >= rl.steps:
+        checkpoints.point_last(found[0])  # the run may have been killed before it did so itself
         return found[0]
     chat = ChatFormat(load_tokenizer(model, chat_template=config.chat_template))
     order = PromptOrder(chat, cards, prompts, seed=config.seed)
@@ -192,7 +193,12 @@ def train_rl(
         training = Training(
             folder=run,
             loop=loop_settings(config, credit),
-            learner=RemoteLearner(learner_settings(config, model, general_pairs(config, chat)), places["learner"]),
+            learner=RemoteLearner(
+                learner_settings(config, model, general_pairs(config, chat)),
+                places["learner"],
+                config.cluster.learner.timeout_s,
+                config.cluster.start_timeout_s,
+            ),
             batches=Batches(batch_settings(config, credit), order, rollouts, judges, totals),
             totals=totals,
             open_log=lambda start: RunLog(run, start, show, open_trackers(config, start)),

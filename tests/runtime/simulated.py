@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from rlrp.runtime import actors, learners, pool
 from rlrp.runtime.pool import Pool
@@ -40,6 +40,7 @@ class Actor:
     def _begin(self, name: str, args: tuple[Any, ...]) -> Reference:
         seconds = 0.0
         worker = getattr(self._instance, "worker", None)
+        worker = getattr(worker, "learner", worker)
         if name == "do" and hasattr(worker, "seconds"):
             seconds = worker.seconds(args[0], args[1:])  # type: ignore[union-attr]
         self._free_at = max(self._free_at, self._ray.now) + seconds
@@ -91,7 +92,10 @@ class SimulatedRay:
     def kill(self, actor: Actor) -> None:
         actor.killed = True
 
-    def get(self, reference: Reference) -> Any:
+    def get(self, reference: Reference, timeout: float | None = None) -> Any:
+        if timeout is not None and reference.ready_at > self.now + timeout:
+            self.now += timeout
+            raise GetTimeoutError
         self.now = max(self.now, reference.ready_at)
         return reference.answer()
 
@@ -103,7 +107,7 @@ class SimulatedRay:
         fetch_local: bool = True,
     ) -> tuple[list[Reference], list[Reference]]:
         """Ready ones come in the worst order: the last given first."""
-        target = min(reference.ready_at for reference in references) if timeout else self.now
+        target = self.now if timeout == 0 else min(reference.ready_at for reference in references)
         if timeout is not None:
             target = min(target, self.now + timeout)
         self.now = max(self.now, target)
@@ -127,7 +131,7 @@ def list_schedule(calls: Sequence[tuple[float, Sequence[float]]], rollouts: int,
         heapq.heappush(free, end)
         sampled += [(end, judging) for judging in groups]
     free, ends = [0.0] * judges, [0.0]
-    for at, judging in sorted(sampled):
+    for at, judging in sorted(sampled, key=lambda one: one[0]):
         ends.append(max(heapq.heappop(free), at) + judging)
         heapq.heappush(free, ends[-1])
     return max(ends)
@@ -142,6 +146,7 @@ def simulate(monkeypatch: pytest.MonkeyPatch) -> SimulatedRay:
     simulated = SimulatedRay()
     for module in (actors, learners, pool):
         monkeypatch.setattr(module, "ray", simulated)
+    monkeypatch.setattr(learners, "_now", lambda: simulated.now)
     monkeypatch.setattr(Pool, "now", staticmethod(lambda: simulated.now))
     monkeypatch.setattr(pool.time, "sleep", lambda s: setattr(simulated, "now", simulated.now + s))
     return simulated

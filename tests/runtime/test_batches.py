@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from ray.exceptions import ObjectLostError
 
 from rlrp.lm.prompts import Prompt
 from rlrp.lm.sampling import Completion, SampleRequest, SamplingSettings
@@ -15,6 +16,7 @@ from rlrp.rl.learner import StepReport
 from rlrp.runtime import pools
 from rlrp.runtime.actors import Placement
 from rlrp.runtime.batches import Batches, BatchSettings, completion_seeds, deal
+from rlrp.runtime.learners import LearnerLost
 from rlrp.runtime.ledger import check_ledger
 from rlrp.runtime.loop import Batch
 from rlrp.runtime.pool import Faults
@@ -83,8 +85,12 @@ class PlainTotals:
 
 
 class Pending:
-    def __init__(self, refs: list[Any]):
-        self.refs = refs
+    def __init__(self, refs: list[Any], late: Callable[[], bool] = lambda: False):
+        self.refs, self._late = refs, late
+
+    @property
+    def late(self) -> bool:
+        return self._late()
 
     def result(self) -> StepReport:
         return StepReport({})
@@ -192,13 +198,18 @@ def test_a_late_group_joins_a_later_step_or_is_drawn_again(make: Make, ray: Simu
     assert check_ledger(entries, ahead=4) == []
 
 
-def test_a_prompt_that_kills_its_actors_is_replaced_and_reported(make: Make, ray: SimulatedRay) -> None:  # noqa: F811
+def test_a_prompt_that_kills_its_actors_is_replaced_and_reported(
+    make: Make,
+    ray: SimulatedRay,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     batches = make(deadly=[2])
     taken = run(batches, ray, 2)
     assert [drawn(batch) for batch in taken] == [[0, 1, 3, 4], [5, 6, 7, 8]]
     (entry,) = [e for e in taken[0].entries if e.outcome == "quarantined"]
     assert (entry.draw, entry.prompt_id, entry.tries) == (2, "p2", 3)
     assert entry.cause is not None and entry.cause.startswith("rollout: ")
+    assert "quarantined: p2 (draw 2), handed out 3 times; rollout: " in capsys.readouterr().err
     assert taken[0].metrics["quarantined"] == 1
     assert check_ledger([(i + 1, e) for i, b in enumerate(taken) for e in b.entries]) == []
 
@@ -263,6 +274,40 @@ def test_a_restarted_actor_takes_the_weights_before_it_samples(make: Make, ray: 
     taken = run(batches, ray, 2)
     assert [versions(batch) for batch in taken] == [[0.0] * 4, [1.0] * 4]
     assert batches.rollouts.restarts == 4
+
+
+def test_a_number_that_comes_again_means_other_weights(make: Make, ray: SimulatedRay) -> None:  # noqa: F811
+    """A learner that is lost begins again from its checkpoint, and its next policy has a number that was there before:
+    actors that still hold the old one take the new."""
+    batches = make(replace(SETTINGS, staleness=1))
+    batches.publish(5, 50, "50")
+    batches.take(5)
+    batches.load_state({}, 5)
+    batches.publish(5, 51, "51")
+    assert versions(batches.take(5)) == [51.0] * 4
+
+
+def test_weights_that_nobody_has_any_more_are_the_learners_loss(make: Make, ray: SimulatedRay) -> None:  # noqa: F811
+    """They lay on its node alone: no restart of rollout actors would bring them back."""
+    batches = make()
+
+    def gone(self: Any, state: int) -> str:
+        raise ObjectLostError("id", "owner", "stack")
+
+    type(batches.rollouts.slots[0].actor._instance.worker).load_adapter = gone
+    batches.publish(3, 3, "3")
+    with pytest.raises(LearnerLost, match="the weights of step 3 are lost"):
+        batches.take(3)
+    assert batches.rollouts.restarts == 0
+
+
+def test_a_late_learner_is_not_waited_for(make: Make, ray: SimulatedRay) -> None:  # noqa: F811
+    batches = make(replace(SETTINGS, staleness=1))
+    batches.publish(0, 0, "0")
+    batches.take(0)
+    never = Reference(1e9, lambda: None)
+    batches.meanwhile(Pending([never], late=lambda: ray.now > 500))
+    assert 500 < ray.now < 502
 
 
 def test_a_rewards_error_stops_the_step(make: Make, ray: SimulatedRay) -> None:  # noqa: F811

@@ -17,7 +17,7 @@ def save(run: Path, step: int, *, keep: int = 2, settings: str = "s") -> Path:
         (Path(folder) / "deep").mkdir()
         (Path(folder) / "deep" / "learner.json").write_text(str(step))
 
-    return save_checkpoint(run, step, write, {"settings": settings, "reward": "r"}, keep=keep)
+    return save_checkpoint(run, step, write, {"settings": settings, "reward": "r", "totals": {"r": 1}}, keep=keep)
 
 
 def names(run: Path) -> list[str]:
@@ -74,6 +74,16 @@ def test_an_interrupted_save_leaves_the_one_before(tmp_path: Path) -> None:
     assert found(tmp_path) == 1
 
 
+def test_what_a_killed_process_left_half_done_goes_with_the_next(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    folder = tmp_path / "checkpoints"
+    (folder / ".step-000002.abc").mkdir()
+    (folder / ".last-77").symlink_to("step-000000")
+    (folder / ".best-77").symlink_to("step-000000")
+    save(tmp_path, 2)
+    assert names(tmp_path) == ["last", "step-000001", "step-000002"]
+
+
 def test_a_folder_that_a_killed_process_left_is_no_checkpoint(tmp_path: Path) -> None:
     save(tmp_path, 1)
     (tmp_path / "checkpoints" / ".step-000002.abc").mkdir()
@@ -93,6 +103,7 @@ DAMAGE = {
     "no state": lambda folder: (folder / STATE).unlink(),
     "cut state": lambda folder: os.truncate(folder / STATE, 10),
     "other state": lambda folder: (folder / STATE).write_text("[]"),
+    "one digit": lambda folder: (folder / STATE).write_text((folder / STATE).read_text().replace('"r": 1', '"r": 2')),
     "other sums": lambda folder: (folder / STATE).write_text('{"sha256": [1, 2]}'),
 }
 

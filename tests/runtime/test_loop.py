@@ -119,6 +119,12 @@ def test_a_sampler_that_parts_from_the_learner_stops_the_run_after_the_step_is_l
     assert len(stale.run().logged) == 3
 
 
+def test_a_step_without_a_finite_loss_leaves_no_checkpoint_unless_it_is_the_last() -> None:
+    house = House()
+    house.report = StepReport({"skipped_in_a_row": 1.0}, [[0.0] * 4] * 2)
+    assert [e for e in house.run().events if e.startswith("checkpoint")] == ["checkpoint 3"]
+
+
 @pytest.mark.parametrize(
     ("baseline", "scale", "expected"),
     [

@@ -139,6 +139,8 @@ def test_a_resumed_run_drops_what_it_will_do_again(tmp_path: Path) -> None:
     write(tmp_path, range(4), loss=0.5)
     with (tmp_path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
         stream.write('{"step": 5, "lo')  # killed in the middle of a line
+    (tmp_path / "samples" / ".step-000005.parquet.ab12").touch()  # or of a file
+    (tmp_path / ".metrics.jsonl.ab12").touch()
     write(tmp_path, range(2, 3), start=2, loss=0.7)
     assert [(row["step"], row["loss"]) for row in read_metrics(tmp_path / "metrics.jsonl")] == [
         (1, 0.5),
@@ -149,6 +151,7 @@ def test_a_resumed_run_drops_what_it_will_do_again(tmp_path: Path) -> None:
     assert [(step, entry.draw) for step, entry in entries] == [(1, 0), (1, 1), (2, 2), (2, 3), (3, 4), (3, 5)]
     assert check_ledger(entries) == []
     assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == [f"step-00000{n}.parquet" for n in (1, 2, 3)]
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path: Path) -> None:

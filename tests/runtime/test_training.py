@@ -29,6 +29,7 @@ class Run:
     def __init__(self, folder: Path, steps: int = 7, every: int = 2, **options: Any):
         self.sum, self.draw, self.restarts, self.seen = 0, 0, 0, 0
         self.deaths: list[int] = []
+        self.deaths_on_loading = 0
         self.full: dict[int, Exception] = {}
         self.lines: list[int] = []
         self.closed = 0
@@ -80,6 +81,9 @@ class Run:
         (Path(folder) / "adapter_model.safetensors").write_text(str(self.sum))
 
     def load(self, folder: str) -> None:
+        if self.deaths_on_loading:
+            self.deaths_on_loading -= 1
+            raise LearnerLost("killed as it loaded")
         self.sum = int((Path(folder) / "adapter_model.safetensors").read_text())
 
     def restart(self) -> None:
@@ -112,6 +116,20 @@ def test_a_lost_learner_goes_on_from_the_last_checkpoint(tmp_path: Path, deaths:
     assert run.restarts == len(deaths)
     assert run.lines == list(range(7))
     assert run.seen == 7
+
+
+def test_a_learner_lost_while_it_loads_is_started_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(tmp_path)
+    run.deaths, run.deaths_on_loading = [3], 2
+    run.training.run()
+    assert run.sum == undisturbed(tmp_path)
+    assert run.restarts == 3
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "learner actor died (its node is gone); restart 1, back to the last checkpoint",
+        "learner actor died (killed as it loaded); restart 2, back to the last checkpoint",
+        "learner actor died (killed as it loaded); restart 3, back to the last checkpoint",
+    ]
 
 
 def test_a_learner_that_never_gets_further_ends_the_run(tmp_path: Path) -> None:
@@ -156,6 +174,15 @@ def test_a_full_disk_costs_a_checkpoint_but_not_the_run(
     assert checkpoints(tmp_path) == ["best", "last", "step-000006", "step-000007"]
     assert "step 4: no checkpoint" in capsys.readouterr().err
     assert run.sum == undisturbed(tmp_path)
+
+
+def test_last_is_put_right_where_a_killed_run_did_not_get_to_it(tmp_path: Path) -> None:
+    Run(tmp_path).training.run()
+    last = tmp_path / "checkpoints" / "last"
+    last.unlink()
+    last.symlink_to("step-000006")
+    Run(tmp_path).training.run()
+    assert last.resolve().name == "step-000007"
 
 
 def test_a_full_disk_at_the_end_is_the_users_to_mend(tmp_path: Path) -> None:

@@ -50,5 +50,6 @@ def assert_agree(
     temperature: float = TEMPERATURE,
 ) -> None:
     gap = gaps(model, requests, groups, temperature)
+    print(f"{len(gap)} tokens differ by {gap.mean():.1e} nats on average, {gap.max():.1e} at most")
     assert gap.mean() < MEAN_GAP, (float(gap.mean()), float(gap.max()))
     assert gap.max() < MOST_GAP, (float(gap.mean()), float(gap.max()))

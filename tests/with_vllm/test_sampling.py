@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from rlrp.dialogue.types import Message
 from rlrp.errors import UserError
 from rlrp.lm.engines.ours import OurEngine
 from rlrp.lm.engines.vllm import VllmEngine
@@ -16,12 +17,13 @@ from rlrp.lm.sampling import SampleRequest, SamplingSettings
 from .made import MEAN_GAP, MOST_GAP, assert_agree, drawn_state
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture
 def same_weights(engine: VllmEngine, ours: OurEngine, policy: Any) -> None:
     state = drawn_state(policy, 20)
     assert engine.load(state) == ours.load(state)
 
 
+@pytest.mark.usefixtures("same_weights")
 @pytest.mark.parametrize("temperature", [0.5, 0.9, 1.3])
 def test_log_probabilities_are_the_learners_at_the_sampling_temperature(
     engine: VllmEngine, policy: Any, requests: list[SampleRequest], temperature: float
@@ -31,6 +33,7 @@ def test_log_probabilities_are_the_learners_at_the_sampling_temperature(
     assert_agree(policy, requests, groups, temperature)
 
 
+@pytest.mark.usefixtures("same_weights")
 def test_greedy_tokens_are_ours(engine: VllmEngine, ours: OurEngine, requests: list[SampleRequest]) -> None:
     """Same tokens, text, end and log-probabilities; at a near tie rounding may choose, but none is that near here."""
     settings = SamplingSettings(max_new_tokens=32, temperature=0.0)
@@ -53,20 +56,29 @@ def test_a_completion_depends_on_its_seed_alone(engine: VllmEngine, requests: li
         assert alone.ids == expected.ids
 
 
-def test_a_reply_ends_with_the_stop_token_and_says_so(
-    engine: VllmEngine, ours: OurEngine, prompts: list[Prompt]
-) -> None:
-    """The end of the user's turn forces nothing, so the prompt is a whole answer whose end alone is missing."""
+def test_a_reply_ends_with_the_stop_token_and_says_so(engine: VllmEngine, ours: OurEngine, policy: Any) -> None:
+    """The model as it comes, which ends its answers; the adapter of the other tests rambles on."""
+    state = drawn_state(policy, 0, std=0.0)
+    engine.load(state), ours.load(state)
     chat = ours.sampler.lm.chat
-    asked = SampleRequest((*prompts[0].ids, *chat.tokenizer.encode("Yes. That is all I have to say.")), (1,))
-    [[short]] = engine.sample([asked], SamplingSettings(max_new_tokens=64, temperature=0.0))
-    assert short.finish == "stop" and short.ids[-1] in chat.stop_ids and len(short.ids) == len(short.logps)
-    assert short.text == chat.decode_reply(short.ids)
-    [[on]] = engine.sample([asked], SamplingSettings(max_new_tokens=64, temperature=0.0, ignore_stop=True))
-    assert on.finish == "length" and len(on.ids) == 64
-    assert on.ids[: len(short.ids)] == short.ids
+    questions = ("What is the capital of France?", "Is snow white? Say yes or no.", "Say hello.")
+    asked = [SampleRequest(chat.encode_prompt([Message("user", question)]), (1,)) for question in questions]
+    answers = engine.sample(asked, SamplingSettings(max_new_tokens=48, temperature=0.0))
+    assert [[c.ids for c in group] for group in answers] == [
+        [c.ids for c in group] for group in ours.sample(asked, SamplingSettings(max_new_tokens=48, temperature=0.0))
+    ]
+    ended = [i for i, [completion] in enumerate(answers) if completion.finish == "stop"]
+    assert ended
+    on = engine.sample(asked, SamplingSettings(max_new_tokens=48, temperature=0.0, ignore_stop=True))
+    for i in ended:
+        [short], [long] = answers[i], on[i]
+        assert short.ids[-1] in chat.stop_ids and len(short.ids) == len(short.logps)
+        assert short.text == chat.decode_reply(short.ids)
+        assert (long.finish, len(long.ids)) == ("length", 48)
+        assert long.ids[: len(short.ids)] == short.ids
 
 
+@pytest.mark.usefixtures("same_weights")
 def test_a_stop_string_cuts_the_text_where_ours_does(
     engine: VllmEngine, ours: OurEngine, requests: list[SampleRequest]
 ) -> None:

@@ -140,5 +140,5 @@ def test_a_sync_that_did_not_reach_the_layers_is_detected(
 def test_a_matrix_that_the_model_has_not_is_refused(engine: VllmEngine, policy: Any) -> None:
     state = drawn_state(policy, 9, only=("layers.0.self_attn.q_proj",))
     renamed = {name.replace("q_proj", "c_proj"): tensor for name, tensor in state.items()}
-    with pytest.raises(UserError, match=r"no model\.layers\.0\.self_attn\.c_proj\.weight"):
+    with pytest.raises(UserError, match=r"have no model\.layers\.0\.self_attn\.c_proj\.weight"):
         engine.load(renamed)

@@ -32,49 +32,41 @@ class WeightSync:
         """
         worker: Any = self
         model = worker.get_model()
-        with open_checkpoint(sent) as state, open_checkpoint(folder) as base:
-            intended = Intended(state.tensors(), base, scaling, model, worker.model_config.dtype)
+        with open_checkpoint(sent) as file, open_checkpoint(folder) as base:
+            state = file.tensors()
+            intended = Intended(state, base, scaling, model, worker.model_config.dtype)
             # What an earlier load changed and this one does not speak of is as it was in the files again.
             intended.names = sorted({*intended.names, *getattr(self, "rlrp_changed", ())})
             self.rlrp_changed = intended.names
             worker.reload_weights(weights_iterator=iter(intended))
-            pack_tied_head(model)
-            held = state.tensors()
+            pack_again(model)
             for name, tensor in intended:
                 layer, part = layer_of(model, name)
                 found = read_back(layer, part, name)
                 if not torch.equal(found, shard_of(layer, part, tensor)):
-                    held[name] = found.cpu()
-            return checksum(held)
+                    state[name] = found.cpu()
+            for name, layer in tied_heads(model):
+                if not torch.equal(_product_weight(layer), layer.weight):
+                    state[name] = _product_weight(layer).contiguous()
+            return checksum(state)
 
 
 class Intended:
     """Name and value of every tensor that the model shall hold after a load: all of each layer that is touched."""
 
     def __init__(self, state: AdapterState, base: Checkpoint, scaling: float, model: Any, dtype: torch.dtype):
-        self.state, self.base, self.scaling, self.dtype = state, base, scaling, dtype
+        self.state, self.base, self.scaling, self.dtype = dict(state), base, scaling, dtype
         self.device = next(model.parameters()).device
         self.adapted = {f"{_bare(name)}.weight": name for name in lora_modules(state)} if is_lora(state) else {}
-        missing = [name for name in self.adapted if name not in base.names]
-        if missing:
-            raise UserError(
-                f"the model's files have no {missing[0]}, so vLLM cannot be given it; set rl.engine: ours",
-                place="rl.engine",
-            )
+        for name in self.adapted:
+            if name not in base.names:
+                raise _no_tensor(name)
         self.names = self._whole_layers(model) if self.adapted else list(state)
 
     def _whole_layers(self, model: Any) -> list[str]:
         """A layer that is loaded in part would be left with whatever memory it was given in the rest."""
-        touched = {id(layer_of(model, name)[0]) for name in self.adapted}
-        found = []
-        for name in self.base.names:
-            try:
-                layer, _ = layer_of(model, name)
-            except AttributeError:
-                continue  # a file may hold more than the model takes
-            if id(layer) in touched:
-                found.append(name)
-        return found
+        modules = {other for name in self.adapted for other in stacked_with(model, _module(name))}
+        return [name for name in self.base.names if _module(name) in modules]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         for name in self.names:
@@ -91,16 +83,30 @@ class Intended:
         return tensor.to(self.device, self.dtype)
 
 
+def stacked_with(model: Any, module: str) -> list[str]:
+    """The checkpoint's modules, this one among them, that vLLM keeps in one layer, in the order of their rows."""
+    from vllm.model_executor.utils import get_packed_modules_mapping
+
+    parent, _, own = module.rpartition(".")
+    for parts in get_packed_modules_mapping(model).values():
+        if own in parts:
+            return [f"{parent}.{part}" for part in parts]
+    return [module]
+
+
 def layer_of(model: Any, name: str) -> tuple[Any, int]:
     """vLLM's layer that holds a checkpoint's tensor, and which of its stacked parts it is (-1: it is the layer)."""
     from vllm.model_executor.utils import get_packed_modules_mapping
 
-    module = name.rpartition(".")[0]
+    module = _module(name)
     parent, _, own = module.rpartition(".")
-    for packed, parts in get_packed_modules_mapping(model).items():
-        if own in parts and len(parts) > 1:
-            return model.get_submodule(f"{parent}.{packed}"), parts.index(own)
-    return model.get_submodule(module), -1
+    try:
+        for packed, parts in get_packed_modules_mapping(model).items():
+            if own in parts and len(parts) > 1:
+                return model.get_submodule(f"{parent}.{packed}"), parts.index(own)
+        return model.get_submodule(module), -1
+    except AttributeError:
+        raise _no_tensor(name) from None
 
 
 def read_back(layer: Any, part: int, name: str) -> Tensor:
@@ -159,11 +165,27 @@ def shard_of(layer: Any, part: int, whole: Tensor) -> Tensor:
     return whole[rank * height : (rank + 1) * height]
 
 
-def pack_tied_head(model: Any) -> None:
+def pack_again(model: Any) -> None:
     """The CPU build packs a layer's weight as it is loaded; a projection tied to the embedding is never loaded."""
-    for layer in model.modules():
-        if hasattr(layer, "cpu_linear") and layer.weight.numel():
-            layer.quant_method.process_weights_after_loading(layer)
+    for _, layer in tied_heads(model):
+        layer.quant_method.process_weights_after_loading(layer)
+
+
+def tied_heads(model: Any) -> list[tuple[str, Any]]:
+    """Vocabulary projections that compute with a packed copy of a weight which is the embedding's."""
+    return [
+        (name, layer)
+        for name, layer in model.named_modules()
+        if hasattr(layer, "cpu_linear") and layer.weight.numel() and not _is_lookup(layer)
+    ]
+
+
+def _no_tensor(name: str) -> UserError:
+    return UserError(f"vLLM's model or its files have no {name}; set rl.engine: ours", place="rl.engine")
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _bare(name: str) -> str:

@@ -1,0 +1,48 @@
+"""Models, undisturbed runs to compare with, and the end of whatever a test leaves running."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .runs import Run
+
+MakeRun = Callable[..., Run]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny random model with room for the shipped cards in bytes."""
+    from tiny_models import save_tiny
+
+    return save_tiny(tmp_path_factory.mktemp("tiny"), max_position_embeddings=8192)
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, tiny: str) -> Iterator[MakeRun]:
+    """Runs in folders of their own, of the tiny model unless another is named; none outlives the test."""
+    made: list[Run] = []
+
+    def make(*overrides: str, model: str = tiny, **options: object) -> Run:
+        made.append(Run(tmp_path / f"{len(made)}", model, *overrides, **options))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for run in made:
+        run.close()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+    """The run of the same settings that nothing happened to."""
+    done: dict[tuple[str, ...], Run] = {}
+
+    def run(model: str, *overrides: str) -> Run:
+        key = (model, *overrides)
+        if key not in done:
+            done[key] = Run(tmp_path_factory.mktemp("undisturbed"), model, *overrides).start().end()
+        return done[key]
+
+    return run

@@ -1,0 +1,68 @@
+"""SIGKILL of the driver at random moments, and the same command again: the same bits at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from rlrp.algorithms import ALGORITHMS
+
+from .conftest import MakeRun
+from .runs import Run, check_whole, final_state, kill_driver, records
+
+pytestmark = pytest.mark.faults
+
+CASES = [
+    pytest.param(("rl.algorithm=grpo",), 10, id="grpo"),
+    # The critic: its adapter, value head and optimizer are part of the checkpoint.
+    pytest.param(
+        ("rl.algorithm=ppo",), 4, id="ppo", marks=pytest.mark.skipif("ppo" not in ALGORITHMS, reason="no ppo yet")
+    ),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "moments"), CASES)
+def test_a_driver_killed_again_and_again_changes_no_bit(
+    make_run: MakeRun, smollm2: str, undisturbed: Callable[..., Run], algorithm: tuple[str, ...], moments: int
+) -> None:
+    """Under a reward that remembers all it saw, with dropout, a rising learning rate and an adaptive KL coefficient."""
+    settings = (f"rl.steps={2 * moments}", *algorithm)
+    run = make_run(*settings, model=smollm2)
+    left = kill_driver(run, moments)
+    assert max(left) < 2 * moments, left
+    run.start().end()
+    check_whole(run, 2 * moments)
+    whole = undisturbed(smollm2, *settings)
+    state = final_state(run)
+    assert state["totals"], "the totals have nothing to remember: this run shows nothing"
+    assert state == final_state(whole)
+    assert records(run) == records(whole)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
+def test_a_damaged_checkpoint_is_passed_over_and_changes_no_bit(
+    make_run: MakeRun, tiny: str, undisturbed: Callable[..., Run], damage: str
+) -> None:
+    settings = ("rl.steps=5",)
+    run = make_run(*settings).start()
+    run.wait_for_step(4)
+    run.kill()
+    newest = (run.folder / "checkpoints" / "last").resolve()
+    weights = newest / "adapter_model.safetensors"
+    data = weights.read_bytes()
+    if damage == "truncated":
+        weights.write_bytes(data[: len(data) // 2])
+    elif damage == "flipped":
+        weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    else:
+        (newest / "optimizer.safetensors").unlink()
+    mark = len(run.said)
+    run.start().end()
+    complaint = f"{newest.name}: {'optimizer' if damage == 'missing' else 'adapter_model'}.safetensors is "
+    assert run.said[mark:].count(complaint) == 1, run.said[mark:]
+    assert "the checkpoint before it is used" in run.said[mark:]
+    check_whole(run, 5)
+    whole = undisturbed(tiny, *settings)
+    assert final_state(run) == final_state(whole)
+    assert records(run) == records(whole)
