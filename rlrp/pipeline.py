@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -202,7 +203,8 @@ class Experiment:
                 if (self.run / "metrics.jsonl").exists():
                     said = " ".join(str(error).split())
                     kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-                    write_text(note, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}\n{kind}{said}\n\n{format_exc()}")
+                    with suppress(OSError):  # a full disk is what ended the run, not that its note does not fit either
+                        write_text(note, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}\n{kind}{said}\n\n{format_exc()}")
                 raise
 
     def _train(self) -> Path:
