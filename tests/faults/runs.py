@@ -50,11 +50,10 @@ SMALL = (
 RUNNING = """
 version: 1
 terms:
-  length: {weight: 0.3, en: [6, 60], normalise: running}
+  letters: {class: "faulty_terms:Letters", weight: 1.0, normalise: running}
   repetition: {weight: 0.5, normalise: running}
-  speaks_for_user: {weight: 0.3}
 """
-"""A reward whose totals depend on all that was judged before."""
+"""A reward whose totals depend on all that was judged before, and that no two replies have the same of."""
 
 
 class Run:
@@ -198,7 +197,7 @@ def kill_driver(run: Run, moments: int) -> list[int]:
             time.sleep(rng.uniform(0, _step_seconds(run)))
         outlived = run.kill()
         print(f"moment {moment + 1} (seed {SEED}): step {run.steps + 1}, driver", flush=True)
-        assert not outlived
+        assert outlived == []
         left.append(run.steps)
     return left
 
