@@ -12,7 +12,7 @@ from rlrp.protocols import TermScore
 
 
 class Letters:
-    """No fault: a number that differs between any two replies, whatever model gave them, so that all are learnt from."""
+    """No fault: a number that differs between any two replies, whatever model gave them: all are learnt from."""
 
     name = "letters"
 

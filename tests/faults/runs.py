@@ -101,12 +101,12 @@ class Run:
         return self
 
     def kill(self) -> list[str]:
-        """SIGKILL the driver as it is; those of its processes that outlived it by half a minute."""
+        """SIGKILL the driver as it is; those of its processes that outlived it by a minute."""
         assert self.process is not None
         family = psutil.Process(self.process.pid).children(recursive=True)
         self.process.kill()
         self.process.wait()
-        _, alive = psutil.wait_procs(family, timeout=30)
+        _, alive = psutil.wait_procs(family, timeout=60)
         outlived = [f"{process.pid} {_title(process)}" for process in alive]
         for process in alive:
             process.kill()
