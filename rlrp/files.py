@@ -67,16 +67,19 @@ def held(folder: str | Path) -> Iterator[None]:
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as stream:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             problem = "another run is at work in it; wait for it, or choose another `run_dir`"
             raise UserError(problem, file=folder) from None
-        except OSError as error:  # some network file systems know no locks
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+        except OSError as error:  # some network file systems know no locks, or none of folders
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EBADF):
                 raise
         yield
+    finally:
+        os.close(handle)
 
 
 def write_text(path: str | Path, text: str) -> None:

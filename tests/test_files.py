@@ -62,8 +62,9 @@ def test_a_folder_is_held_by_one_at_a_time_and_by_no_dead_process(tmp_path: Path
         pass
     other.kill()
     other.wait()
-    with held(tmp_path):
-        assert (tmp_path / ".lock").exists()
+    with held(tmp_path), pytest.raises(UserError), held(tmp_path):
+        pass
+    assert not os.listdir(tmp_path)
 
 
 def test_others_can_read_what_was_written(tmp_path: Path) -> None:

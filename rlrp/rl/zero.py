@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
@@ -50,7 +51,10 @@ class ZeroEngine:
         if settings.stage == 3:
             self._spread(trained.root, config, device)
         trained.device = torch.device(device)
-        self.optimizer = _GuardedAdamW(self.parameters.values(), lr=learning_rate, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=learning_rate, weight_decay=0.0)
+        self.moves, moving = True, self.optimizer.step
+        # DeepSpeed calls it whatever the loss was. Not by a subclass: it warns of optimizers that it does not know.
+        self.optimizer.step = lambda: moving() if self.moves else None  # type: ignore[method-assign,assignment,misc]
         self.engine, *_ = deepspeed.initialize(model=trained.root, optimizer=self.optimizer, config=config)
         trained.root = self.engine
 
@@ -80,7 +84,7 @@ class ZeroEngine:
 
     def step(self, max_norm: float, *, finite: bool = True) -> tuple[float, bool]:
         self.engine.optimizer.clip_grad = max_norm
-        self.optimizer.moves = finite
+        self.moves = finite
         self.engine.step()
         norm = float(self.engine.get_global_grad_norm())
         return norm, finite and self.engine.was_step_applied() and math.isfinite(norm)
@@ -137,19 +141,11 @@ class ZeroEngine:
         self.step(1.0)
 
 
-class _GuardedAdamW(torch.optim.AdamW):
-    """Does not step while ``moves`` is false, whatever wraps it."""
-
-    moves = True
-
-    def step(self, closure: Any = None) -> Any:
-        return super().step(closure) if self.moves else None
-
-
 def prepare(device: str) -> None:
     """What DeepSpeed reads from the environment, where nobody said otherwise. Before anything imports it."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if device.startswith("cuda") else "cpu")
     os.environ.setdefault("LOCAL_RANK", "0")  # a worker sees its own GPU alone
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # DeepSpeed's calls
 
 
 def deepspeed_config(settings: ZeroSettings, team: Team, *, bfloat16: bool) -> dict[str, Any]:
@@ -166,7 +162,6 @@ def deepspeed_config(settings: ZeroSettings, team: Team, *, bfloat16: bool) -> d
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
         "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1 << 30,
     }

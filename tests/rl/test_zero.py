@@ -108,13 +108,17 @@ def trained_and_skipping(team: Team, cases: Any, settings: LearnerSettings, grou
     return all_trained(team, cases), skips(team, settings, groups)
 
 
-def assert_same(ours: Result, expected: Result, close: float = CLOSE) -> None:
+def assert_same(ours: Result, expected: Result) -> None:
     weights, reports = ours
     assert weights is not None and expected[0] is not None and weights.keys() == expected[0].keys()
     for name, weight in expected[0].items():
-        torch.testing.assert_close(weights[name], weight, atol=close, rtol=0)
+        torch.testing.assert_close(weights[name], weight, atol=CLOSE, rtol=0)
     for report, same in zip(reports, expected[1], strict=True):
-        assert report.metrics == pytest.approx(same.metrics, rel=1e-3, abs=1e-4)
+        assert report.metrics.keys() == same.metrics.keys()
+        for name, value in same.metrics.items():
+            # Rounding takes a token or two to the other side of a clip.
+            close = 0.02 if name.endswith("clip_fraction") else 1e-4
+            assert report.metrics[name] == pytest.approx(value, rel=1e-3, abs=close), name
         for row, expected_row in zip(report.kl, same.kl, strict=True):
             assert row == pytest.approx(expected_row, abs=1e-4)
 
