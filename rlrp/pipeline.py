@@ -191,6 +191,9 @@ class Experiment:
 
     def train(self) -> Path:
         """RL, after whatever it starts from. What ends a run that had begun is kept in ``error.txt``."""
+        from rlrp.runtime.trackers import check_trackers
+
+        check_trackers(self.config.tracking.to)
         note = self.run / ERROR
         with held(self.run):
             note.unlink(missing_ok=True)
@@ -206,10 +209,8 @@ class Experiment:
 
     def _train(self) -> Path:
         from reward.config import load_reward, load_totals, reward_hash
-        from rlrp.runtime.trackers import check_trackers
         from rlrp.stages.rl import train_rl
 
-        check_trackers(self.config.tracking.to)
         self.prepare()
         self.sft()
         self.reward()

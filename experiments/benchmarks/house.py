@@ -124,6 +124,7 @@ class RemoteEngine:
 @dataclass
 class Begun:
     refs: list[Any]
+    late: bool = False
 
     def result(self) -> StepReport:
         report: StepReport = actors.call(self.refs[0])

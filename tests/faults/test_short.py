@@ -24,6 +24,7 @@ def test_a_run_that_lost_a_worker_of_each_kind_ends_with_the_same_bits(
     for role in ("rollout", "learner", "reward"):
         (line,) = deaths(run, role)
         assert "worker process has died" in line and "restart 1" in line and "pid " in line
+    assert "(raylet)" not in run.said and "Traceback" not in run.said
     whole = undisturbed(tiny, *STEPS)
     assert final_state(run) == final_state(whole)
     assert records(run, tries=False) == records(whole, tries=False)

@@ -84,6 +84,8 @@ class Made:
 class Learning:
     """A step that ends at a time of the clock."""
 
+    late = False
+
     def __init__(self, ray: SimulatedRay, seconds: float):  # noqa: F811
         self.ray = ray
         self.refs = [Reference(ray.now + seconds, lambda: StepReport({}))]
@@ -150,9 +152,9 @@ def test_how_much_ahead_keeps_every_actor_busy(build: Any, ray: SimulatedRay, st
     """256 calls of ten seconds on 256 actors: ten seconds a step if none idles and none is in vain. A call that takes
     as long as a step and may be one step old is often too old by then, two steps are enough."""
     batches = build(replace(STRICT, staleness=staleness, prompts=256), Reward)
-    times = run(batches, ray, 12, learning=1.0)
+    times = run(batches, ray, 9, learning=1.0)
     # The first steps fill the line.
-    assert 0.98 * 10 <= (times[-1] - times[4]) / 8 <= most * 10
+    assert 0.98 * 10 <= (times[-1] - times[3]) / 6 <= most * 10
 
 
 def test_prompts_are_made_once_and_while_the_learner_works(build: Any, ray: SimulatedRay, made: Made) -> None:  # noqa: F811
