@@ -319,6 +319,11 @@ def _quiet_libraries() -> None:
         ("TRANSFORMERS_VERBOSITY", "error"),
         ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),
         ("RAY_USAGE_STATS_ENABLED", "0"),
+        # An actor's death has a line of ours; Ray's own has 700 characters.
+        (
+            "RAY_DEDUP_LOGS_SKIP_REGEX",
+            "^A worker died or was killed while executing a task by an unexpected system error",
+        ),
     ):
         os.environ.setdefault(name, value)
     if "RAY_ADDRESS" not in os.environ:

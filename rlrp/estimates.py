@@ -136,10 +136,14 @@ def memory_estimates(config: Config, card_gb: float | None = None) -> dict[str, 
     shape = model_shape(config.model)
     if shape is None:
         return {}
+    training = training_of(config)
+    moved = host_gb(shape, training)
     return {
         "rollout": _rollout(config, shape, card_gb),
         "reward": Estimate({"terms": 0.5, "overhead": _OVERHEAD}, "plus language models among the terms, if any"),
-        "learner": Estimate(learner_parts(shape, training_of(config))),
+        "learner": Estimate(
+            learner_parts(shape, training), f"plus {moved:.1f} GB of the machine's memory" if moved else ""
+        ),
     }
 
 
@@ -170,10 +174,14 @@ def training_of(config: Config) -> Training:
     rl = config.rl
     return Training(
         dtype=rl.dtype,
-        lora_rank=rl.lora.r,
+        lora_rank=rl.lora.r if rl.lora else None,
         workers=config.cluster.learner.actors,
+        zero=rl.zero.stage if rl.zero else 0,
         token_budget=rl.token_budget,
-        anchor=rl.kl.coef > 0,
+        checkpointing=rl.gradient_checkpointing,
+        anchor=rl.kl.coef > 0 or rl.kl.general > 0,
+        offload_optimizer=bool(rl.zero and rl.zero.offload_optimizer),
+        offload_weights=bool(rl.zero and rl.zero.offload_parameters),
         critic=model_shape(rl.critic.model) if rl.critic.model else None,
         critic_rank=rl.critic.lora.r if ALGORITHMS[rl.algorithm].critic else None,
     )

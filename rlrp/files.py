@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -52,6 +53,33 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
             os.replace(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def held(folder: str | Path) -> Iterator[None]:
+    """Have a folder to oneself for the block: two runs that write into one would ruin both. However a process ends, it
+    holds nothing any more.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    import fcntl  # there is none on Windows
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            problem = "another run is at work in it; wait for it, or choose another `run_dir`"
+            raise UserError(problem, file=folder) from None
+        except OSError as error:  # some network file systems know no locks, or none of folders
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EBADF):
+                raise
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rlrp.config import Config, dump_config, fingerprint
 from rlrp.dialogue import Message, Pool, load_pool, read_prompts, resolve
 from rlrp.errors import UserError
-from rlrp.files import read_json, require_space, write_json, write_text
+from rlrp.files import held, read_json, require_space, write_json, write_text
 from rlrp.live import StepView
 from rlrp.memory import PeakMemory, keep_freed_memory, release_memory
 from rlrp.progress import progress
@@ -190,23 +191,26 @@ class Experiment:
 
     def train(self) -> Path:
         """RL, after whatever it starts from. What ends a run that had begun is kept in ``error.txt``."""
+        from rlrp.runtime.trackers import check_trackers
+
+        check_trackers(self.config.tracking.to)
         note = self.run / ERROR
-        note.unlink(missing_ok=True)
-        try:
-            return self._train()
-        except BaseException as error:
-            if (self.run / "metrics.jsonl").exists():
-                said = " ".join(str(error).split())
-                kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-                write_text(note, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}\n{kind}{said}\n\n{format_exc()}")
-            raise
+        with held(self.run):
+            note.unlink(missing_ok=True)
+            try:
+                return self._train()
+            except BaseException as error:
+                if (self.run / "metrics.jsonl").exists():
+                    said = " ".join(str(error).split())
+                    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+                    with suppress(OSError):  # a full disk is what ended the run, not that its note does not fit either
+                        write_text(note, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}\n{kind}{said}\n\n{format_exc()}")
+                raise
 
     def _train(self) -> Path:
         from reward.config import load_reward, load_totals, reward_hash
-        from rlrp.runtime.trackers import check_trackers
         from rlrp.stages.rl import train_rl
 
-        check_trackers(self.config.tracking.to)
         self.prepare()
         self.sft()
         self.reward()

@@ -6,6 +6,8 @@ import hashlib
 import os
 import pickle
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from rlrp.errors import UserError
 from rlrp.files import (
     atomic_folder,
     atomic_path,
+    held,
     read_json,
     read_jsonl,
     read_text,
@@ -51,6 +54,19 @@ def test_an_interrupted_write_leaves_the_file_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+def test_a_folder_is_held_by_one_at_a_time_and_by_no_dead_process(tmp_path: Path) -> None:
+    hold = f"from rlrp.files import held\nwith held({str(tmp_path)!r}): print('held', flush=True); input()"
+    other = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout is not None and other.stdout.readline() == b"held\n"
+    with pytest.raises(UserError, match="another run is at work in it"), held(tmp_path):
+        pass
+    other.kill()
+    other.wait()
+    with held(tmp_path), pytest.raises(UserError), held(tmp_path):
+        pass
+    assert not os.listdir(tmp_path)
+
+
 def test_others_can_read_what_was_written(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:

@@ -12,6 +12,7 @@ import pytest
 from rlrp.cli import main
 from rlrp.config import Config, dump_config
 from rlrp.errors import UserError
+from rlrp.files import held
 from rlrp.pipeline import Experiment
 from rlrp.runtime.checkpoints import save_checkpoint
 from rlrp.status import describe, read_status
@@ -144,7 +145,14 @@ def test_a_run_that_had_not_begun_leaves_no_error(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(experiment, "_train", refuse)
     with pytest.raises(UserError):
         experiment.train()
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "error.txt").exists()
+
+
+def test_a_second_command_leaves_no_error_in_a_run_that_goes_on(make: Callable[..., Path]) -> None:
+    run = make([row(1, 0.0)])
+    with held(run), pytest.raises(UserError):
+        Experiment(config().model_copy(update={"run_dir": str(run)})).train()
+    assert read_status(run).error is None
 
 
 def test_as_json(make: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
+# Workers import the engines too.
+os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], *filter(None, [os.environ.get("PYTHONPATH")])])
 
 import pytest  # noqa: E402
 from house import Begun, RemoteEngine, Setup, Watch, make_batches, open_log, prompt_order, run  # noqa: E402
@@ -81,7 +83,7 @@ def overlap_ours(a: Any, folder: Path) -> dict[str, Any]:
         a.staleness,
     )
     batches = make_batches(setup, prompt_order(a.model, a.rep), sleep=True)
-    watch = run(setup, batches, RemoteEngine(setup.learner), a.steps, Watch(open_log(folder)))
+    watch = run(batches, RemoteEngine(setup.learner), a.steps, Watch(open_log(folder)))
     return {"seconds": watch.per_step(watch.ends, a.skip), "tokens": tokens(a)}
 
 
@@ -116,7 +118,7 @@ def feed_ours(a: Any, folder: Path) -> dict[str, Any]:
     cluster.connect()
     setup = many(a)
     batches = make_batches(setup, prompt_order(a.model, a.rep), crowds=a.crowds)
-    watch = run(setup, batches, RemoteEngine(setup.learner), a.steps, Watch(open_log(folder)))
+    watch = run(batches, RemoteEngine(setup.learner), a.steps, Watch(open_log(folder)))
     events = sum(pool.events for pool in (batches.rollouts, batches.judges))  # type: ignore[attr-defined]
     return report(a, watch) | {"events": events / a.steps}
 
@@ -159,9 +161,12 @@ def span(setup: Setup, order: Callable[[int], Any], step: int) -> float:
 
 
 def clock_ours(a: Any, folder: Path) -> dict[str, Any]:
-    """CPU seconds of the driver's own code for so many answers of its actors."""
+    """CPU seconds of the driver's own code for so many answers of its actors, prompts and records included."""
     watch, events, cpu = on_the_clock(a, many(a), prompt_order(a.model, a.rep), folder)
-    return report(a, watch) | {"seconds": cpu, "tokens": events}
+    own = cpu["all"] - cpu["simulation"]
+    parts = {name: round(cpu[name] / a.steps, 3) for name in ("prompts", "records")}
+    parts["pools and batches"] = round(own / a.steps - sum(parts.values()), 3)
+    return report(a, watch) | {"seconds": own, "tokens": events, "cpu_s_per_step": parts}
 
 
 def clock_needed(a: Any, _: Path) -> dict[str, Any]:
@@ -172,34 +177,32 @@ def clock_needed(a: Any, _: Path) -> dict[str, Any]:
 
 def on_the_clock(
     a: Any, setup: Setup, order: Callable[[int], Any], folder: Path | None = None
-) -> tuple[Watch, int, float]:
-    """A run on the tests' simulated clock: its records, answers, and CPU seconds less what the simulation takes."""
-    patch, spent = pytest.MonkeyPatch(), [0.0]
+) -> tuple[Watch, int, dict[str, float]]:
+    """A run on the tests' simulated clock: its records, how many answers there were, and CPU seconds by what they went
+    to, the simulation's own among them."""
+    patch, cpu = pytest.MonkeyPatch(), {"simulation": 0.0, "prompts": 0.0, "records": 0.0}
     simulated = clock.simulate(patch)
     for kind, name in ((clock.Actor, "_begin"), (clock.SimulatedRay, "get"), (clock.SimulatedRay, "wait")):
-        patch.setattr(kind, name, timed(getattr(kind, name), spent))
-    batches = make_batches(setup, order)
+        patch.setattr(kind, name, timed(getattr(kind, name), cpu, "simulation"))
+    batches = make_batches(setup, timed(order, cpu, "prompts"))
     watch = Watch(open_log(folder), now=lambda: simulated.now)
+    patch.setattr(watch, "write", timed(watch.write, cpu, "records"))
     started = time.process_time()
-    run(setup, batches, SimulatedLearner(setup.learner, simulated), a.steps, watch)
-    cpu = time.process_time() - started - spent[0]
+    run(batches, SimulatedLearner(setup.learner, simulated), a.steps, watch)
+    cpu["all"] = time.process_time() - started
     patch.undo()
     return watch, sum(pool.events for pool in (batches.rollouts, batches.judges)), cpu  # type: ignore[attr-defined]
 
 
-def timed(function: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
-    """Adds up the CPU seconds of the outermost of the calls."""
-    depth = 0
+def timed(function: Callable[..., Any], cpu: dict[str, float], part: str) -> Callable[..., Any]:
+    """Adds up the CPU seconds of a function's calls."""
 
     def measured(*args: Any, **kwargs: Any) -> Any:
-        nonlocal depth
-        started, depth = time.process_time(), depth + 1
+        started = time.process_time()
         try:
             return function(*args, **kwargs)
         finally:
-            depth -= 1
-            if not depth:
-                spent[0] += time.process_time() - started
+            cpu[part] += time.process_time() - started
 
     return measured
 

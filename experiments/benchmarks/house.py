@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import ray
-from simulated import Crowd, LearnerEngine, RewardEngine, RolloutEngine, Seat, asleep
+from simulated import Crowd, LearnerEngine, RewardEngine, RolloutEngine, Seat, asleep, itself
 
 from reward.totals import TermSettings, Totals
 from rlrp.dialogue import load_pool, read_prompts, resolve
@@ -86,7 +86,7 @@ class EngineRollouts(Counted, Rollouts):
 
 def make_batches(setup: Setup, prompt_of: Callable[[int], Any], *, crowds: int = 0, sleep: bool = False) -> Batches:
     """Pools over actors of their own that sleep, over so many crowds, or over whatever stands in for Ray."""
-    rollout, reward = (partial(_itself, engine) for engine in (setup.rollout, setup.reward))
+    rollout, reward = (partial(itself, engine) for engine in (setup.rollout, setup.reward))
     if crowds:
         actors = [ray.remote(Crowd).options(num_cpus=0, max_concurrency=2000) for _ in range(crowds + 1)]
         EngineRollouts.crowds = [actor.remote(rollout) for actor in actors[:-1]]
@@ -102,10 +102,6 @@ class Rewards(Counted):
     pass
 
 
-def _itself(engine: Any) -> Any:
-    return engine
-
-
 def totals() -> Totals:
     return Totals([(name, 1.0, TermSettings(normalise="group")) for name in ("in_character", "dissonance", "rules")])
 
@@ -114,7 +110,7 @@ class RemoteEngine:
     """The learner's engine in a Ray actor, as the driver sees a learner."""
 
     def __init__(self, engine: LearnerEngine):
-        self.actor = ray.remote(Host).options(num_cpus=0).remote(asleep(partial(_itself, engine)))
+        self.actor = ray.remote(Host).options(num_cpus=0).remote(asleep(partial(itself, engine)))
         actors.call(self.actor.start.remote())
 
     def begin(self, groups: Sequence[TrainGroup]) -> Begun:
@@ -128,6 +124,7 @@ class RemoteEngine:
 @dataclass
 class Begun:
     refs: list[Any]
+    late: bool = False
 
     def result(self) -> StepReport:
         report: StepReport = actors.call(self.refs[0])
@@ -161,7 +158,7 @@ class Watch:
         return (values[-1] - values[skip - 1]) / (len(values) - skip)
 
 
-def run(setup: Setup, batches: Batches, learner: Any, steps: int, watch: Watch) -> Watch:
+def run(batches: Batches, learner: Any, steps: int, watch: Watch) -> Watch:
     train(LoopSettings(steps=steps), batches, learner, watch, lambda step, batch: None)
     return watch
 

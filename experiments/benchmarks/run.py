@@ -1,12 +1,13 @@
 """Ours and the peer in turn, every repetition in a process of its own; medians; results.json, a table and a plot.
 
-    make bench                                             # everything, about an hour on two cores
+    make bench                                             # everything, about an hour and a half on two cores
     python experiments/benchmarks/run.py --only rollout_vs_generate scoring_variants
     python experiments/benchmarks/run.py --only step_vs_trl_350 --size prompt-tokens=1000 --size group=16
     python experiments/benchmarks/run.py --vllm /path/to/venv/bin/python
 
 A repetition meets other cards than the one before. ``ratio`` is how many times better ours is: of seconds per token,
-of seconds, or of memory. Growth benchmarks compare ours with ourselves.
+of seconds, or of memory. Growth benchmarks compare ours with ourselves; those of the driver (overlap, feed, clock;
+docs/scale.md) compare it with what no driver can better, and need no model but its tokenizer.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ class Benchmark:
     peer_sizes: dict[str, int] = field(default_factory=dict)
     figure: str = "rate"
     goal: str = ""
+    script: str = "worker.py"
+    reps: int | None = None
+    """Where the answer is the same each time or long in coming; else as many as asked for."""
 
 
 ROLLOUT = {"prompts": 4, "group": 8, "prompt-tokens": 680, "new-tokens": 64}
@@ -75,7 +79,51 @@ BENCHMARKS = {
         "score", {"prompts": 1, "group": 8, "prompt-tokens": 700, "new-tokens": 60}, goal="at least 4x"
     ),
 }
-UNITS = {"rate": "tokens/s", "seconds": "s", "memory": "GB"}
+
+# The driver over engines that only take their time: docs/scale.md.
+DRIVER: dict[str, Any] = {"script": "driver.py", "reps": 1, "figure": "seconds"}
+MANY = {"rollouts": 256, "rewards": 32}
+STEP = MANY | {"prompts": 1024, "group": 8, "new-tokens": 128, "sample-ms": 10_000, "judge-ms": 200}
+STEP |= {"learning-ms": 3000, "steps": 7, "skip": 2}
+SHORT = MANY | {"prompts": 64, "group": 2, "new-tokens": 32, "sample-ms": 50, "judge-ms": 5, "learning-ms": 10}
+for sampling, learning in ((2000, 1000), (2000, 2000), (1000, 2000)):
+    times = {"sampling-ms": sampling, "learning-ms": learning}
+    ratio = f"{sampling // 1000}_{learning // 1000}"
+    BENCHMARKS |= {
+        f"overlap_{ratio}_strict": Benchmark("overlap", times, peer="sum", goal="at least 0.95 (the sum)", **DRIVER),
+        **{
+            f"overlap_{ratio}_staleness_{k}": Benchmark(
+                "overlap", times | {"staleness": k}, peer="limit", goal="at least 0.952 (1.05 x the longer)", **DRIVER
+            )
+            for k in (1, 2)
+        },
+    }
+BENCHMARKS |= {
+    "feed_strict": Benchmark("feed", STEP, peer="ideal", goal="at least 0.952 (5 % over the ideal)", **DRIVER),
+    "feed_staleness_2": Benchmark(
+        "feed",
+        STEP | {"staleness": 2, "steps": 14, "skip": 4},
+        peer="ideal",
+        goal="at least 0.952 (5 % over the ideal)",
+        **DRIVER,
+    ),
+    "feed_memory": Benchmark(
+        "feed",
+        SHORT | {"steps": 1000, "weights-mb": 1},
+        peer_sizes={"steps": 100},
+        peer="ours",
+        goal="no more after 1,000 steps than after 100",
+        **DRIVER | {"figure": "memory"},
+    ),
+    "clock_events": Benchmark(
+        "clock",
+        STEP | {"steps": 4},
+        peer="needed",
+        goal="more than the actors give",
+        **DRIVER | {"figure": "events"},
+    ),
+}
+UNITS = {"rate": "tokens/s", "seconds": "s", "memory": "GB", "events": "events/s"}
 
 
 class Missing(Exception):
@@ -102,7 +150,9 @@ def main() -> int:
             continue
         save(a.out, row)
         print(f"{name}: {row['ours']:.4g} against {row['peer']:.4g} {row['unit']}: {row['ratio']:.2f}x", flush=True)
-    draw(json.loads(a.out.read_text()), a.out.with_suffix(".png"))
+    rows = [row for row in json.loads(a.out.read_text()) if BENCHMARKS[row["name"]].script == "worker.py"]
+    if rows:
+        draw(rows, a.out.with_suffix(".png"))
     print(a.out, a.out.with_suffix(".png"))
     return 0
 
@@ -120,15 +170,16 @@ def run(name: str, benchmark: Benchmark, a: argparse.Namespace, found: dict[tupl
         ),
     }
     measured: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
-    for rep in range(a.reps):
+    reps = benchmark.reps or a.reps
+    for rep in range(reps):
         for side, command in sides.items():
             key = (*command, str(rep))
             if key not in found:  # two benchmarks that read different figures of the same runs
-                found[key] = call(command, rep, a)
-                print(f"  {name} {side} {rep + 1}/{a.reps}: {found[key]}", file=sys.stderr, flush=True)
+                found[key] = call(benchmark.script, command, rep, a)
+                print(f"  {name} {side} {rep + 1}/{reps}: {found[key]}", file=sys.stderr, flush=True)
             measured[side].append(found[key])
     ours, peer = (statistics.median(figure(m, benchmark.figure) for m in measured[s]) for s in ("ours", "peer"))
-    more_is_better = benchmark.figure == "rate"
+    more_is_better = benchmark.figure in ("rate", "events")
     return {
         "name": name,
         "ours": ours,
@@ -136,18 +187,21 @@ def run(name: str, benchmark: Benchmark, a: argparse.Namespace, found: dict[tupl
         "ratio": ours / peer if more_is_better else peer / ours,
         "unit": UNITS[benchmark.figure],
         "goal": benchmark.goal,
-        "setting": {"ours": " ".join(sides["ours"]), "peer": " ".join(sides["peer"]), "model": a.model, "reps": a.reps},
+        "setting": {"ours": " ".join(sides["ours"]), "peer": " ".join(sides["peer"]), "model": a.model, "reps": reps},
         "runs": measured,
         "machine": machine(a),
     }
 
 
 def figure(run: dict[str, float], kind: str) -> float:
-    return {"rate": run["tokens"] / run["seconds"], "seconds": run["seconds"], "memory": run["peak_memory_gb"]}[kind]
+    rate = run["tokens"] / run["seconds"]
+    return {"rate": rate, "events": rate, "seconds": run["seconds"], "memory": run["peak_memory_gb"]}[kind]
 
 
-def call(command: tuple[str, ...], rep: int, a: argparse.Namespace) -> dict[str, float]:
+def call(script: str, command: tuple[str, ...], rep: int, a: argparse.Namespace) -> dict[str, float]:
     """One worker process; its JSON line."""
+    if script != "worker.py":
+        return run_worker([sys.executable, str(HERE / script), *command, "--rep", str(rep), "--model", a.model])
     common = [*command, "--rep", str(rep), "--threads", str(a.threads), "--device", a.device]
     if command[1] != "vllm":
         return run_worker([sys.executable, str(HERE / "worker.py"), *common, "--model", a.model])

@@ -143,20 +143,26 @@ def asleep(make: Callable[[], Any]) -> Callable[[], Any]:
     return partial(Asleep, make)
 
 
+def itself(engine: Any) -> Any:
+    """``partial(itself, engine)`` makes a worker of what needs no making."""
+    return engine
+
+
 class Crowd:
-    """One process that stands for many actors: each has a number, a worker of its own and one call at a time."""
+    """One process that stands for many actors: each has a number and, as the driver asks for it, one call at a time;
+    their worker holds nothing of its own, so one does for all."""
 
     def __init__(self, make: Callable[[], Any]):
-        self.make = make
-        self.workers: dict[int, Any] = {}
+        self.worker = make()
 
     async def start(self, number: int) -> None:
-        self.workers[number] = self.workers.get(number) or self.make()
+        """The actor of a number is there."""
 
     async def do(self, number: int, method: str, *args: Any) -> Any:
-        worker = self.workers[number]
-        await asyncio.sleep(worker.seconds(method, args))
-        return getattr(worker, method)(*args)
+        until = time.monotonic() + self.worker.seconds(method, args)
+        answer = getattr(self.worker, method)(*args)
+        await asyncio.sleep(until - time.monotonic())
+        return answer
 
 
 class Seat:

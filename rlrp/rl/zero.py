@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
@@ -43,6 +44,7 @@ class ZeroEngine:
     def __init__(self, trained: Trained, settings: ZeroSettings, team: Team, learning_rate: float, device: str):
         prepare(device)
         deepspeed = _deepspeed()
+        deepspeed.init_distributed(verbose=False)  # it takes the process group that the team has joined
         self.trained, self.settings, self.team = trained, settings, team
         self.parameters = trained.parameters
         self.low_precision = any(p.dtype != torch.float32 for p in self.parameters.values())
@@ -50,7 +52,10 @@ class ZeroEngine:
         if settings.stage == 3:
             self._spread(trained.root, config, device)
         trained.device = torch.device(device)
-        self.optimizer = _GuardedAdamW(self.parameters.values(), lr=learning_rate, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=learning_rate, weight_decay=0.0)
+        self.moves, moving = True, self.optimizer.step
+        # DeepSpeed calls it whatever the loss was. Not by a subclass: it warns of optimizers that it does not know.
+        self.optimizer.step = lambda: moving() if self.moves else None  # type: ignore[method-assign,assignment,misc]
         self.engine, *_ = deepspeed.initialize(model=trained.root, optimizer=self.optimizer, config=config)
         trained.root = self.engine
 
@@ -80,7 +85,7 @@ class ZeroEngine:
 
     def step(self, max_norm: float, *, finite: bool = True) -> tuple[float, bool]:
         self.engine.optimizer.clip_grad = max_norm
-        self.optimizer.moves = finite
+        self.moves = finite
         self.engine.step()
         norm = float(self.engine.get_global_grad_norm())
         return norm, finite and self.engine.was_step_applied() and math.isfinite(norm)
@@ -113,12 +118,13 @@ class ZeroEngine:
 
         found = by_parameter(state, self.parameters)
         steps = {float(kinds["step"]) for kinds in found.values() if "step" in kinds}
-        if steps and not self._steps():
-            self._make_moments()
         for name, parameter in self.parameters.items():
             with self.whole([parameter]):
                 master = found[name].get(MASTER, parameter.detach().float()).clone()
             safe_set_full_fp32_param(parameter, master.to(self.trained.device))
+        if steps and not self._steps():
+            self._make_moments()
+        for name, parameter in self.parameters.items():
             for kind in MOMENTS:
                 if kind in found[name]:
                     safe_set_full_optimizer_state(parameter, found[name][kind].to(self.trained.device), kind)
@@ -136,19 +142,11 @@ class ZeroEngine:
         self.step(1.0)
 
 
-class _GuardedAdamW(torch.optim.AdamW):
-    """Does not step while ``moves`` is false, whatever wraps it."""
-
-    moves = True
-
-    def step(self, closure: Any = None) -> Any:
-        return super().step(closure) if self.moves else None
-
-
 def prepare(device: str) -> None:
     """What DeepSpeed reads from the environment, where nobody said otherwise. Before anything imports it."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if device.startswith("cuda") else "cpu")
     os.environ.setdefault("LOCAL_RANK", "0")  # a worker sees its own GPU alone
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # DeepSpeed's calls
 
 
 def deepspeed_config(settings: ZeroSettings, team: Team, *, bfloat16: bool) -> dict[str, Any]:
@@ -165,7 +163,6 @@ def deepspeed_config(settings: ZeroSettings, team: Team, *, bfloat16: bool) -> d
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
         "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1 << 30,
     }
@@ -185,6 +182,9 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _deepspeed() -> Any:
     try:
         import deepspeed
+        from deepspeed.ops import __compatible_ops__ as operators
     except ImportError:
         raise UserError("needs DeepSpeed: pip install 'rlrp[deepspeed]'", place="rl.zero") from None
+    # On a CPU it would compile its reduction through shared memory, for minutes, which training does not use.
+    operators["deepspeed_shm_comm"] = False
     return deepspeed

@@ -72,6 +72,7 @@ class Batches:
         self.rollouts, self.judges, self.totals = rollouts, judges, totals
         self.units: dict[int, Unit] = {}
         self.version = self.next_draw = 0
+        self.learner_restarts = 0
         self.again: list[int] = []
         self._prompts: dict[int, Prompt] = {}
         self._seconds: dict[str, float] = {}
@@ -267,6 +268,7 @@ class Batches:
             "quarantined": float(outcomes.count("quarantined")),
             "restarts/rollout": float(self.rollouts.restarts),
             "restarts/reward": float(self.judges.restarts),
+            "restarts/learner": float(self.learner_restarts),
             "queue/ready": float(sum(unit.ready for unit in self.units.values())),
             "queue/sampling": float(sum(unit.group is None for unit in self.units.values())),
             "queue/judging": float(sum(u.group is not None and not u.ready for u in self.units.values())),

@@ -26,6 +26,7 @@ def connect() -> None:
         # Everything stays on this machine: no dashboard, no port beyond the loopback interface. The smallest object
         # store is ample: what travels is an adapter and text.
         ray.init(
+            address="local",  # not a cluster that somebody started on this machine for something else
             include_dashboard=False,
             log_to_driver=True,
             logging_level="error",

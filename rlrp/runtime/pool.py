@@ -154,7 +154,7 @@ class Pool:
     def look_at_clock(self) -> None:
         """Replace silent actors, help out stragglers, grow and shrink."""
         now = self.now()
-        if self.busy:
+        if any(slot.task is not None and not slot.task.over for slot in self.slots):
             self.busy_seconds += now - self._looked_at
         self._looked_at = now
         limit = self.faults.timeout_s
@@ -251,7 +251,7 @@ class Pool:
         """Give an idle actor what it must prepare or the next task; whether there was any."""
         if (reference := self.prepare(slot)) is not None:
             slot.state, slot.reference, slot.since = "preparing", reference, self.now()
-        elif (task := self._next()) is not None:
+        elif self._waiting and (task := self._next()) is not None:
             self._set_to(slot, task)
         else:
             return False
@@ -285,9 +285,10 @@ class Pool:
     def _grow_or_shrink(self, now: float) -> None:
         """Ask for another actor for every waiting task, up to the most; let those go that stand idle."""
         base, most = self.placement.actors, self.placement.most or self.placement.actors
-        starting = sum(slot.state == "starting" for slot in self.slots)
-        for _ in range(min(most - len(self.slots), len(self._waiting) - starting)):
-            self.slots.append(self._start(Slot(max(slot.index for slot in self.slots) + 1)))
+        if len(self.slots) < most:
+            starting = sum(slot.state == "starting" for slot in self.slots)
+            for _ in range(min(most - len(self.slots), len(self._waiting) - starting)):
+                self.slots.append(self._start(Slot(max(slot.index for slot in self.slots) + 1)))
         for slot in self.slots[base:]:
             if slot.state == "idle" and not self._waiting and now - slot.since > self.faults.idle_s:
                 ray.kill(slot.actor)

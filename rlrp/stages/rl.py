@@ -23,6 +23,7 @@ from rlrp.rl.correction import CorrectionSettings
 from rlrp.rl.critic import CriticSettings
 from rlrp.rl.learner import LearnerSettings
 from rlrp.rl.order import CARDS, USER_PROMPTS, shuffled
+from rlrp.rl.zero import ZeroSettings
 from rlrp.runtime import checkpoints, cluster
 from rlrp.runtime.actors import Placement
 from rlrp.runtime.batches import Batches, BatchSettings
@@ -73,7 +74,7 @@ def learner_settings(config: Config, model: str, general: Sequence[TokenGroup] =
     return LearnerSettings(
         model=model,
         chat_template=config.chat_template,
-        lora=lora_settings(rl.lora),
+        lora=lora_settings(rl.lora) if rl.lora else None,
         seed=config.seed,
         learning_rate=rl.learning_rate,
         warmup_steps=rl.warmup_steps,
@@ -102,6 +103,8 @@ def learner_settings(config: Config, model: str, general: Sequence[TokenGroup] =
         general=tuple(general),
         general_pairs=rl.kl.general,
         general_coef=rl.kl.general_coef,
+        gradient_checkpointing=rl.gradient_checkpointing,
+        zero=ZeroSettings(**rl.zero.model_dump()) if rl.zero else None,
         dtype=rl.dtype,
         device=_device(config.cluster.learner),
         threads=_threads(config.cluster.learner),
@@ -131,7 +134,8 @@ def general_pairs(config: Config, chat: ChatFormat) -> list[TokenGroup]:
 
 def rl_fingerprint(config: Config, model: str, reward_hash: str) -> str:
     """What must be the same for a run to go on from its checkpoint; more steps and another cluster may differ."""
-    rl = config.rl.model_dump(exclude={"steps", "checkpoint_every", "keep_checkpoints", "token_budget", "vllm"})
+    free = {"steps", "checkpoint_every", "keep_checkpoints", "token_budget", "vllm", "zero", "gradient_checkpointing"}
+    rl = config.rl.model_dump(exclude=free)
     return fingerprint(rl, config.data, config.seed, model, reward_hash)
 
 
@@ -286,7 +290,7 @@ def _rollout_settings(config: Config, model: str, episodes: EpisodeSettings | No
     return RolloutSettings(
         model=model,
         chat_template=config.chat_template,
-        lora=lora_settings(config.rl.lora),
+        lora=lora_settings(config.rl.lora) if config.rl.lora else None,
         share_prefix=config.lm.share_prefix,
         dtype=config.rl.dtype,
         device=_device(config.cluster.rollout),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,14 @@ import pytest
 from .runs import Run
 
 MakeRun = Callable[..., Run]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ends_when_told() -> Iterator[None]:
+    """SIGTERM ends the tests as Ctrl-C does: with the runs that they started."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="session")
@@ -35,14 +44,16 @@ def make_run(tmp_path: Path, tiny: str) -> Iterator[MakeRun]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Run]]:
     """The run of the same settings that nothing happened to."""
     done: dict[tuple[str, ...], Run] = {}
 
     def run(model: str, *overrides: str) -> Run:
         key = (model, *overrides)
         if key not in done:
-            done[key] = Run(tmp_path_factory.mktemp("undisturbed"), model, *overrides).start().end()
-        return done[key]
+            done[key] = Run(tmp_path_factory.mktemp("undisturbed"), model, *overrides).start()
+        return done[key].end()
 
-    return run
+    yield run
+    for one in done.values():
+        one.close()

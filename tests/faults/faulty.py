@@ -17,7 +17,7 @@ def main() -> int:
     if issubclass(fault, pools.RolloutWorker):
         pools.RolloutWorker = fault  # type: ignore[misc]
     else:
-        learners.Learner = fault  # type: ignore[misc]
+        learners.Seat = fault  # type: ignore[misc]
     return cli.main(sys.argv[2:])
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from rlrp.lm.adapters import AdapterState
 from rlrp.lm.sampling import Completion, SampleRequest, SamplingSettings
-from rlrp.rl.learner import Learner
 from rlrp.runtime.batches import completion_seeds
+from rlrp.runtime.learners import Seat
 from rlrp.runtime.workers import RolloutWorker
 
 DRAW, ONCE, SECONDS = "FAULTY_DRAW", "FAULTY_ONCE", "FAULTY_SECONDS"
@@ -34,12 +34,12 @@ class SlowWeights(RolloutWorker):
         return super().load_adapter(state)
 
 
-class HangingLearner(Learner):
+class HangingLearner(Seat):
     """Falls silent in its third update, once."""
 
     def step(self, groups: Any) -> Any:
         once = Path(os.environ[ONCE])
-        if self.updates == 2 and not once.exists():
+        if self.learner.updates == 2 and not once.exists():
             once.touch()
             time.sleep(1e6)
         return super().step(groups)

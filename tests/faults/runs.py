@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +78,7 @@ class Run:
         for setting in (*settings, *SMALL, *overrides):
             self.command += ["--set", setting]
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        self.env["RAY_TMPDIR"] = ray_folder()
         self.env["PYTHONPATH"] = os.pathsep.join([str(HERE), str(ROOT), os.environ.get("PYTHONPATH", "")])
         self.env |= env or {}
         self.process: subprocess.Popen[bytes] | None = None
@@ -136,6 +141,14 @@ class Run:
 
     def wait_for_step(self, step: int) -> None:
         self.wait(f"step {step}", lambda: self.steps >= step)
+
+
+@cache
+def ray_folder() -> str:
+    """Where Ray keeps its sockets and the logs of many sessions until the tests end; sockets need a short name."""
+    folder = tempfile.mkdtemp(prefix="rlrp-", dir="/tmp")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def workers(role: str) -> list[psutil.Process]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,19 +10,25 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from .conftest import MakeRun
-from .runs import Run, check_whole, deaths, final_state, records
+from .runs import Run, check_whole, deaths, final_state, ray_folder, records
 
 pytestmark = pytest.mark.faults
 NODE = {"num_cpus": 2, "node_ip_address": "127.0.0.1", "object_store_memory": 100 << 20, "include_dashboard": False}
 
 
 @pytest.fixture
-def cluster() -> Iterator[Cluster]:
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A head that has room for one set of workers, on the loopback interface."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_TMPDIR", ray_folder())
     made = Cluster(initialize_head=True, head_node_args=NODE)
     yield made
     made.shutdown()
+
+
+def _joins(cluster: Cluster) -> dict[str, str]:
+    """With the second, Ray takes 127.0.0.1 for this machine's address, as it does where ``rlrp`` starts Ray itself."""
+    return {"RAY_ADDRESS": cluster.address, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 @pytest.mark.parametrize(
@@ -41,22 +46,23 @@ def test_a_run_outlives_a_node_with_its_actors(
     real: bool,
 ) -> None:
     model = smollm2 if real else tiny
-    settings = ("rl.steps=8", "rl.checkpoint_every=2")
+    # The adapter is large enough for weights to lie on the learner's node alone, and so to be lost with it.
+    settings = ("rl.steps=8", "rl.checkpoint_every=2", *(() if real else ("rl.lora.r=512",)))
     node: dict[str, Any] = {**NODE, "resources": {"spot": 4}}
     del node["include_dashboard"]
     spot = cluster.add_node(**node)
     pins = [f"cluster.{role}.resources={{spot: 1}}" for role in pinned]
     # Pins are no part of what is learnt: the undisturbed run goes without.
-    run = make_run(*settings, *pins, model=model, env={"RAY_ADDRESS": cluster.address}).start()
+    run = make_run(*settings, *pins, model=model, env=_joins(cluster)).start()
     run.wait_for_step(3)
     cluster.remove_node(spot)
-    run.wait("a line that tells of it", lambda: all(deaths(run, role) for role in pinned))
+    run.wait("a line that tells of it", lambda: any(deaths(run, role) for role in pinned))
     time.sleep(2)
     cluster.add_node(**node)
     run.end()
     check_whole(run, 8)
     for role in pinned:
-        assert any("node" in line or "died" in line for line in deaths(run, role))
+        assert deaths(run, role)
     whole = undisturbed(model, *settings)
     assert final_state(run) == final_state(whole)
     assert records(run, tries=False) == records(whole, tries=False)

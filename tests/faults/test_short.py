@@ -17,11 +17,14 @@ def test_a_run_that_lost_a_worker_of_each_kind_ends_with_the_same_bits(
     for step, role in enumerate(("rollout", "learner", "reward"), 1):
         run.wait_for_step(step)
         workers(role)[0].kill()
+    second = make_run(*STEPS, f"run_dir={run.folder}").start().end(2)
+    assert "another run is at work in it" in second.said.splitlines()[-1]
     run.end()
     check_whole(run, 5)
     for role in ("rollout", "learner", "reward"):
         (line,) = deaths(run, role)
         assert "worker process has died" in line and "restart 1" in line and "pid " in line
+    assert "(raylet)" not in run.said and "Traceback" not in run.said
     whole = undisturbed(tiny, *STEPS)
     assert final_state(run) == final_state(whole)
     assert records(run, tries=False) == records(whole, tries=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +25,10 @@ class Reference:
         self.ready_at, self.answer = ready_at, answer
 
 
+def _item(whole: Reference, at: int) -> Any:
+    return whole.answer()[at]
+
+
 class Actor:
     """Does one call after the other; a worker's ``seconds(method, args)`` says how long one takes."""
 
@@ -35,11 +40,19 @@ class Actor:
         def remote(*args: Any) -> Any:
             return self._begin(name, args)
 
-        return SimpleNamespace(remote=remote, options=lambda **_: SimpleNamespace(remote=remote))
+        def options(num_returns: int = 1, **_: Any) -> Any:
+            def parts(*args: Any) -> Any:
+                whole = remote(*args)
+                return [Reference(whole.ready_at, partial(_item, whole, at)) for at in range(num_returns)]
+
+            return SimpleNamespace(remote=remote if num_returns == 1 else parts)
+
+        return SimpleNamespace(remote=remote, options=options)
 
     def _begin(self, name: str, args: tuple[Any, ...]) -> Reference:
         seconds = 0.0
         worker = getattr(self._instance, "worker", None)
+        worker = getattr(worker, "learner", worker)
         if name == "do" and hasattr(worker, "seconds"):
             seconds = worker.seconds(args[0], args[1:])  # type: ignore[union-attr]
         self._free_at = max(self._free_at, self._ray.now) + seconds
@@ -63,7 +76,8 @@ class Actor:
     def _do(self, name: str, args: tuple[Any, ...]) -> tuple[str, Any]:
         try:
             if not self._dead and not self.killed:
-                return "return", getattr(self._instance, name)(*args)
+                values = [arg.answer() if isinstance(arg, Reference) else arg for arg in args]
+                return "return", getattr(self._instance, name)(*values)
         except Death:
             self._dead = True
         except Exception as error:
@@ -106,7 +120,7 @@ class SimulatedRay:
         fetch_local: bool = True,
     ) -> tuple[list[Reference], list[Reference]]:
         """Ready ones come in the worst order: the last given first."""
-        target = min(reference.ready_at for reference in references) if timeout else self.now
+        target = self.now if timeout == 0 else min(reference.ready_at for reference in references)
         if timeout is not None:
             target = min(target, self.now + timeout)
         self.now = max(self.now, target)
@@ -130,7 +144,7 @@ def list_schedule(calls: Sequence[tuple[float, Sequence[float]]], rollouts: int,
         heapq.heappush(free, end)
         sampled += [(end, judging) for judging in groups]
     free, ends = [0.0] * judges, [0.0]
-    for at, judging in sorted(sampled):
+    for at, judging in sorted(sampled, key=lambda one: one[0]):
         ends.append(max(heapq.heappop(free), at) + judging)
         heapq.heappush(free, ends[-1])
     return max(ends)

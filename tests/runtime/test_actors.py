@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from ray.exceptions import ActorDiedError, ObjectLostError
 
@@ -48,8 +51,7 @@ class Slow:
 
     takes: dict[str, float]
 
-    def __init__(self, settings: object):
-        pass
+    def __init__(self, settings: object, team: object): ...
 
     def seconds(self, method: str, args: tuple[object, ...]) -> float:
         return self.takes.get(method, 0.0)
@@ -60,9 +62,20 @@ class Slow:
     def save(self, folder: str) -> None: ...
 
 
+SETTINGS: Any = SimpleNamespace(zero=None)
+
+
+def test_a_learner_without_limits_is_waited_for(ray: SimulatedRay, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(learners, "Learner", type("Slow", (Slow,), {"takes": {"step": 1e6, "save": 1e6}}))
+    patient = RemoteLearner(SETTINGS, Placement())
+    assert patient.begin([]).result() == "done"
+    patient.save("folder")
+    assert ray.now == 2e6
+
+
 def learner(monkeypatch: pytest.MonkeyPatch, **takes: float) -> RemoteLearner:
     monkeypatch.setattr(learners, "Learner", type("Slow", (Slow,), {"takes": takes}))
-    return RemoteLearner(None, Placement(), timeout_s=60.0, start_timeout_s=90.0)  # type: ignore[arg-type]
+    return RemoteLearner(SETTINGS, Placement(), timeout_s=60.0, start_timeout_s=90.0)
 
 
 def test_a_silent_learner_is_lost(ray: SimulatedRay, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
@@ -86,6 +99,6 @@ def test_a_learner_that_finds_no_room_says_what_it_asks_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     waiting = learner(monkeypatch)
-    waiting._starting.ready_at = 100.0
-    with pytest.raises(LearnerLost, match=r"not started for 90 s; it asks for 0\.5 CPUs and 0 GPUs"):
+    waiting._starting[0].ready_at = 100.0
+    with pytest.raises(LearnerLost, match=r"not started for 90 s; each of 1 asks for 0\.5 CPUs and 0 GPUs"):
         waiting.weights()

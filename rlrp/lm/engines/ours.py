@@ -20,7 +20,7 @@ class OurEngine:
     def __init__(self, settings: EngineSettings):
         self.sampler = load_sampler(settings)
         lm = self.sampler.lm
-        self.adapter = MergedAdapter(lm.model, settings.lora.scaling)
+        self.adapter = MergedAdapter(lm.model, settings.scaling)
         self.chat, self.context = lm.chat, lm.context
 
     def load(self, state: AdapterState) -> str:

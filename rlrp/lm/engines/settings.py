@@ -27,10 +27,16 @@ class EngineSettings:
 
     model: str
     chat_template: str | None = None
-    lora: LoraSettings = field(default_factory=LoraSettings)
+    lora: LoraSettings | None = field(default_factory=LoraSettings)
+    """None: whole weights will be sent."""
     share_prefix: bool = True
     dtype: str = "float32"
     device: str = "cpu"
     threads: int | None = None
     engine: EngineName = "ours"
     vllm: VllmSettings = field(default_factory=VllmSettings)
+
+    @property
+    def scaling(self) -> float:
+        """Of an adapter's product, where one is merged."""
+        return self.lora.scaling if self.lora else 1.0

@@ -33,7 +33,7 @@ class VllmEngine:
 
     def __init__(self, settings: EngineSettings):
         llm_class = _import_vllm(settings.device)
-        self.scaling = settings.lora.scaling
+        self.scaling = settings.scaling
         self.folder = _model_folder(settings.model)
         self.tokenizer = load_tokenizer(settings.model, chat_template=settings.chat_template)
         self.chat = ChatFormat(self.tokenizer)
