@@ -46,11 +46,12 @@ def test_a_run_goes_on_with_other_workers_but_not_with_other_weights(mine: Path)
 
 def test_options_lie_over_the_defaults() -> None:
     """Those that the learner needs stay: any number of micro-batches a step, clipping by its own norm."""
-    settings = ZeroSettings(3, offload_optimizer=True, options={"zero_optimization": {"overlap_comm": False}, "a": 1})
+    options = {"zero_optimization": {"overlap_comm": False, "offload_optimizer": {"pin_memory": True}}, "a": 1}
+    settings = ZeroSettings(3, offload_optimizer=True, options=options)
     config = deepspeed_config(settings, Team(0, 4), bfloat16=True)
     assert config["zero_optimization"] == {
         "stage": 3,
-        "offload_optimizer": {"device": "cpu"},
+        "offload_optimizer": {"device": "cpu", "pin_memory": True},
         "overlap_comm": False,
     }
     assert (config["a"], config["train_batch_size"], config["managed_gradient_accumulation"]) == (1, 4, False)

@@ -61,8 +61,6 @@ _ZERO_OPTIONS_OF_OURS = {
     "data_types": "rl.dtype",
     "gradient_allreduce_op": "the batch, in which every reply has its weight",
     "zero_optimization.stage": "rl.zero.stage",
-    "zero_optimization.offload_optimizer": "rl.zero.offload_optimizer",
-    "zero_optimization.offload_param": "rl.zero.offload_parameters",
 }
 """Parts of DeepSpeed's configuration that are not free, and what they follow from."""
 
@@ -78,7 +76,7 @@ class ZeroConfig(Settings):
     """Stage 3: weights lie in the machine's memory and come to the GPU layer by layer."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further DeepSpeed configuration, passed on as it is, such as
-    ``{zero_optimization: {overlap_comm: true}}``."""
+    ``{zero_optimization: {offload_optimizer: {device: nvme, nvme_path: /fast}}}``."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> ZeroConfig:

@@ -44,6 +44,7 @@ class ZeroEngine:
     def __init__(self, trained: Trained, settings: ZeroSettings, team: Team, learning_rate: float, device: str):
         prepare(device)
         deepspeed = _deepspeed()
+        deepspeed.init_distributed(verbose=False)  # it takes the process group that the team has joined
         self.trained, self.settings, self.team = trained, settings, team
         self.parameters = trained.parameters
         self.low_precision = any(p.dtype != torch.float32 for p in self.parameters.values())

@@ -10,7 +10,7 @@ from typing import Any
 from rlrp.rl.team import Team, join, open_meeting
 
 
-def on_team(size: int, work: Callable[..., Any], *args: Any, timeout_s: float = 240) -> list[Any]:
+def on_team(size: int, work: Callable[..., Any], *args: Any, timeout_s: float = 400) -> list[Any]:
     """What ``work(team, *args)`` returns in each of ``size`` processes that have joined."""
     meeting = open_meeting("127.0.0.1", size)
     with ProcessPoolExecutor(size, mp_context=multiprocessing.get_context("spawn")) as pool:

@@ -185,7 +185,7 @@ def test_whatever_is_trained(plain: LearnerSettings, groups: list[TrainGroup], t
         replace(plain, lora=None, critic=own),
     ]
     expected = [trained(Team(), settings, groups, 5) for settings in variants]
-    ours, _ = on_team(2, all_trained, [(spread(s, stage), groups, 5) for s in variants])
+    ours, _ = on_team(2, all_trained, [(spread(s, stage), groups, 5) for s in variants], timeout_s=600)
     for mine, theirs in zip(ours, expected, strict=True):
         assert_same(mine, theirs)
 
@@ -193,13 +193,18 @@ def test_whatever_is_trained(plain: LearnerSettings, groups: list[TrainGroup], t
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_bfloat16_and_offloading(plain: LearnerSettings, groups: list[TrainGroup], tmp_path: Path, stage: int) -> None:
-    """In bfloat16 float32 copies are moved: steps of 1e-4, far below its spacing, add up as they do in one process."""
+    """In bfloat16 float32 copies are moved: steps of 1e-4, far below its spacing, add up as they do in one process, and
+    over a checkpoint that the one process reads, too."""
     low = replace(plain, dtype="bfloat16", learning_rate=1e-4, kl_coef=0.0, general_pairs=0)
     variants = [(low, {}), (replace(low, lora=None), {}), (plain, {"offload_optimizer": True})]
     if stage == 3:
         variants.append((plain, {"offload_parameters": True}))
     expected = [trained(Team(), settings, groups, 5) for settings, _ in variants]
-    ours, _ = on_team(2, all_trained, [(spread(s, stage, **o), groups, 5) for s, o in variants])
+    folders = [tmp_path / str(i) for i in range(len(variants))]
+    runs = [(spread(s, stage, **o), groups, 5, None, f) for (s, o), f in zip(variants, folders, strict=True)]
+    resumed = [(settings, groups, 2, folder) for settings, _, _, _, folder in runs]
+    ours, _ = on_team(2, all_trained, [*runs, *resumed], timeout_s=600)
+    expected += [trained(Team(), s, groups, 2, folder) for (s, _), folder in zip(variants, folders, strict=True)]
     for mine, theirs in zip(ours, expected, strict=True):
         assert mine[0] is not None and theirs[0] is not None
         for name, weight in theirs[0].items():
