@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+ZERO_STAMP := $(VENV)/.installed-deepspeed
 LANG_FLAG ?=
 BENCH ?=
 VLLM_VENV := .venv-vllm
@@ -13,7 +14,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/rlrp demo $(LANG_FLAG)
 
-test: $(STAMP)
+test: $(ZERO_STAMP)
 	$(BIN)/python -m pytest -m "not slow and not vllm and not faults"
 
 test-slow: $(STAMP)
@@ -39,6 +40,11 @@ lint: $(STAMP)
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) runs
+
+# The learner's ZeRO engine; its operators are not compiled, as training uses none of them.
+$(ZERO_STAMP): $(STAMP)
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,deepspeed]"
+	touch $(ZERO_STAMP)
 
 # The constraints file pins what was tested together; torch comes first, from the same pin, so that no other package
 # chooses its build.

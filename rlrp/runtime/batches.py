@@ -72,10 +72,12 @@ class Batches:
         self.rollouts, self.judges, self.totals = rollouts, judges, totals
         self.units: dict[int, Unit] = {}
         self.version = self.next_draw = 0
+        self.learner_restarts = 0
         self.again: list[int] = []
         self._prompts: dict[int, Prompt] = {}
         self._seconds: dict[str, float] = {}
-        self._tokens = 0
+        self._tokens, self._busy = 0, 0.0
+        """Sampled since the last batch was taken, and the rollout pool's busy seconds by then."""
 
     # -- what the loop calls -----------------------------------------------------------------------------------------
 
@@ -87,7 +89,6 @@ class Batches:
     def take(self, step: int) -> Batch:
         """The next batch, sampled and judged."""
         started, wanted = time.perf_counter(), self.settings.prompts
-        busy = self.rollouts.busy_seconds
         batch = Batch([], [])
         spare: list[Group] = []
         for rounds in range(self.settings.rounds + 1):
@@ -101,8 +102,8 @@ class Batches:
         # A batch of equal groups alone still moves the policy towards its anchor.
         batch.groups = batch.groups or spare
         batch.seconds = {**self._seconds, "wait": time.perf_counter() - started}
-        batch.metrics = self._metrics(batch, step, self.rollouts.busy_seconds - busy)
-        self._seconds, self._tokens = {}, 0
+        batch.metrics = self._metrics(batch, step, self.rollouts.busy_seconds - self._busy)
+        self._seconds, self._tokens, self._busy = {}, 0, self.rollouts.busy_seconds
         return batch
 
     def meanwhile(self, pending: Pending) -> StepReport:
@@ -267,6 +268,7 @@ class Batches:
             "quarantined": float(outcomes.count("quarantined")),
             "restarts/rollout": float(self.rollouts.restarts),
             "restarts/reward": float(self.judges.restarts),
+            "restarts/learner": float(self.learner_restarts),
             "queue/ready": float(sum(unit.ready for unit in self.units.values())),
             "queue/sampling": float(sum(unit.group is None for unit in self.units.values())),
             "queue/judging": float(sum(u.group is not None and not u.ready for u in self.units.values())),

@@ -101,11 +101,12 @@ class Pool:
         self.done: deque[Task] = deque()
         self.restarts = 0
         self.in_a_row = 0
-        self.busy_seconds = 0.0
+        self._at_work = 0
+        self._worked, self._began = 0.0, 0.0
         self._number = itertools.count()
         self._waiting: list[tuple[float, int, Task]] = []
         self._rates: deque[float] = deque(maxlen=_RECENT)
-        self._alive_at = self._looked_at = self.now()
+        self._alive_at = self.now()
         self.slots = [self._start(Slot(i)) for i in range(self.placement.actors)]
 
     # -- work ------------------------------------------------------------------------------------------------------
@@ -122,6 +123,11 @@ class Pool:
     @property
     def busy(self) -> int:
         return sum(slot.task is not None and not slot.task.over for slot in self.slots)
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long any of its actors has been at work."""
+        return self._worked + (self.now() - self._began if self._at_work else 0.0)
 
     def submit(self, tasks: Iterable[Task]) -> None:
         for task in tasks:
@@ -154,9 +160,6 @@ class Pool:
     def look_at_clock(self) -> None:
         """Replace silent actors, help out stragglers, grow and shrink."""
         now = self.now()
-        if self.busy:
-            self.busy_seconds += now - self._looked_at
-        self._looked_at = now
         limit = self.faults.timeout_s
         for slot in list(self.slots):
             if limit and slot.state in ("busy", "preparing") and now - slot.since > limit:
@@ -200,8 +203,15 @@ class Pool:
             self._finish(slot, slot.task, answer)
         slot.state, slot.task, slot.reference, slot.since = "idle", None, None, self.now()
 
-    def _finish(self, slot: Slot, task: Task, answer: Any) -> None:
+    def _leave(self, task: Task) -> None:
+        """An actor is at a task no longer."""
         task.at_it -= 1
+        self._at_work -= 1
+        if not self._at_work:
+            self._worked += self.now() - self._began
+
+    def _finish(self, slot: Slot, task: Task, answer: Any) -> None:
+        self._leave(task)
         self.in_a_row = 0
         self._rates.append((self.now() - slot.since) / max(task.cost, 1e-9))
         if not task.over:
@@ -215,7 +225,7 @@ class Pool:
         tell(f"{self.name} actor {slot.index} died ({cause}); restart {self.restarts}")
         ray.kill(slot.actor)
         if slot.task is not None:
-            slot.task.at_it -= 1
+            self._leave(slot.task)
             slot.task.tries += 1
             if not slot.task.over and not slot.task.at_it:
                 self._again(slot.task, cause)
@@ -251,7 +261,7 @@ class Pool:
         """Give an idle actor what it must prepare or the next task; whether there was any."""
         if (reference := self.prepare(slot)) is not None:
             slot.state, slot.reference, slot.since = "preparing", reference, self.now()
-        elif (task := self._next()) is not None:
+        elif self._waiting and (task := self._next()) is not None:
             self._set_to(slot, task)
         else:
             return False
@@ -259,6 +269,9 @@ class Pool:
 
     def _set_to(self, slot: Slot, task: Task) -> None:
         task.at_it += 1
+        self._at_work += 1
+        if self._at_work == 1:
+            self._began = self.now()
         slot.state, slot.task, slot.since = "busy", task, self.now()
         slot.reference = slot.actor.do.remote(task.method, *task.args)
 
@@ -285,9 +298,10 @@ class Pool:
     def _grow_or_shrink(self, now: float) -> None:
         """Ask for another actor for every waiting task, up to the most; let those go that stand idle."""
         base, most = self.placement.actors, self.placement.most or self.placement.actors
-        starting = sum(slot.state == "starting" for slot in self.slots)
-        for _ in range(min(most - len(self.slots), len(self._waiting) - starting)):
-            self.slots.append(self._start(Slot(max(slot.index for slot in self.slots) + 1)))
+        if len(self.slots) < most:
+            starting = sum(slot.state == "starting" for slot in self.slots)
+            for _ in range(min(most - len(self.slots), len(self._waiting) - starting)):
+                self.slots.append(self._start(Slot(max(slot.index for slot in self.slots) + 1)))
         for slot in self.slots[base:]:
             if slot.state == "idle" and not self._waiting and now - slot.since > self.faults.idle_s:
                 ray.kill(slot.actor)

@@ -63,7 +63,7 @@ class Training:
             LearnerLost: it was lost ``max_restarts`` times in a row without getting any further.
             UserError: the disk is full.
         """
-        lost, restarts, furthest = 0, 0, -1
+        lost, furthest = 0, -1
         while True:
             log = None
             try:
@@ -76,8 +76,8 @@ class Training:
                 lost += 1
                 if lost > self.max_restarts:
                     raise
-                restarts += 1
-                tell(f"learner actor died ({error}); restart {restarts}, back to the last checkpoint")
+                self.batches.learner_restarts = restart = self.batches.learner_restarts + 1
+                tell(f"learner actor died ({error}); restart {restart}, back to the last checkpoint")
                 self.learner.restart()
             except OSError as error:
                 if error.errno not in _FULL:

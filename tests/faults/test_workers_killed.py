@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from .conftest import MakeRun
-from .runs import Run, check_whole, deaths, final_state, kill_workers, records
+from .runs import Run, check_whole, deaths, final_state, kill_workers, records, workers
 
 pytestmark = pytest.mark.faults
 ROLES = ("rollout", "reward", "learner")
@@ -48,3 +48,21 @@ def test_with_staleness_nothing_older_than_the_bound_is_learnt_from(make_run: Ma
     entries = check_whole(run, 24, ahead=2)
     ages = [step - 1 - entry.version for step, entry in entries if entry.outcome == "trained"]
     assert set(ages) <= {0, 1} and 1 in ages
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_team_of_learners_that_loses_one_begins_again_and_changes_no_bit(
+    make_run: MakeRun, tiny: str, undisturbed: Callable[..., Run], rank: int
+) -> None:
+    """The other waits for it in what they do together: it is not waited for, and the death is what is told."""
+    settings = ("rl.steps=4", "cluster.learner.actors=2", "rl.zero.stage=2")
+    run = make_run(*settings).start()
+    run.wait_for_step(2)
+    sorted(workers("learner"), key=lambda process: process.create_time())[rank].kill()
+    run.end()
+    check_whole(run, 4)
+    (line,) = deaths(run, "learner")
+    assert "worker process has died" in line
+    whole = undisturbed(tiny, *settings)
+    assert final_state(run) == final_state(whole)
+    assert records(run, tries=False) == records(whole, tries=False)

@@ -359,3 +359,10 @@ def test_every_reply_of_a_conversation_is_judged_and_the_conversation_has_one_ju
         assert group.turn_totals == [[0.0, 1.0], [2.0]]
     # Six tokens of the policy's in each of four groups, and three of the user's, which are no work of sampling.
     assert batch.metrics["tokens_per_second/rollout"] == pytest.approx(4 * 6 / batches.rollouts.busy_seconds)
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_pools_speed_is_that_of_its_work_not_of_its_waiting(make: Make, ray: SimulatedRay, staleness: int) -> None:  # noqa: F811
+    # Eight tokens in the twenty seconds of four groups by two actors, whatever the learner takes.
+    for batch in run(make(replace(SETTINGS, staleness=staleness)), ray, 4, learn=100.0)[1:]:
+        assert batch.metrics["tokens_per_second/rollout"] == pytest.approx(0.4)

@@ -28,6 +28,7 @@ class Run:
 
     def __init__(self, folder: Path, steps: int = 7, every: int = 2, **options: Any):
         self.sum, self.draw, self.restarts, self.seen = 0, 0, 0, 0
+        self.learner_restarts = 0
         self.deaths: list[int] = []
         self.deaths_on_loading = 0
         self.full: dict[int, Exception] = {}
@@ -113,7 +114,7 @@ def test_a_lost_learner_goes_on_from_the_last_checkpoint(tmp_path: Path, deaths:
     run.deaths = list(deaths)
     run.training.run()
     assert run.sum == undisturbed(tmp_path)
-    assert run.restarts == len(deaths)
+    assert run.restarts == run.learner_restarts == len(deaths)
     assert run.lines == list(range(7))
     assert run.seen == 7
 

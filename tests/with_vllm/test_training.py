@@ -13,7 +13,7 @@ from rlrp.lm.sampling import SampleRequest, SamplingSettings
 from rlrp.protocols import Judgement
 from rlrp.rl.learner import Learner, LearnerSettings
 from rlrp.runtime import workers
-from rlrp.runtime.credit import set_advantages
+from rlrp.runtime.credit import CreditSettings, set_advantages
 from rlrp.runtime.groups import Group
 from rlrp.runtime.workers import RolloutWorker
 
@@ -43,14 +43,14 @@ def test_three_steps_train(worker: RolloutWorker, smollm2: str, prompts: list[Pr
         state, checksum = learner.weights()
         assert worker.load_adapter(state) == checksum
         drawn = worker.sample(requests, SETTINGS)
-        assert_agree(learner.model, requests, drawn)
+        assert_agree(learner.policy.model, requests, drawn)
         if before is not None:  # the update moved the policy by more than the two differ
-            assert gaps(learner.model, requests, before, TEMPERATURE).mean() > 1e-2
+            assert gaps(learner.policy.model, requests, before, TEMPERATURE).mean() > 1e-2
         before = drawn
         groups = [Group(prompt, completions) for prompt, completions in zip(prompts[:2], drawn, strict=True)]
         for group in groups:
             group.judgements = [Judgement(short_words(c.text), {}) for c in group.completions]
-        set_advantages(groups, "group")
+        set_advantages(groups, CreditSettings())
         report = learner.step([group.training() for group in groups])
         rewards.append(sum(j.total for group in groups for j in group.judgements) / 12)
         assert report.metrics["logp_gap"] < 1e-4, step
