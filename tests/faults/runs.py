@@ -48,6 +48,9 @@ SMALL = (
 )
 """Small steps in which all that a checkpoint has to hold changes: schedule, dropout's numbers, the KL coefficient."""
 
+MANY = ("rl.steps=12",)
+"""Steps of a third of a second: enough for something to befall the run in the middle."""
+
 RUNNING = """
 version: 1
 terms:
@@ -135,7 +138,9 @@ class Run:
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
     def metrics(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+        """A row a step; a line that is being written is none yet."""
+        lines = (self.folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def wait(self, what: str, condition: Callable[[], Any], *, seconds: float = LIMIT) -> Any:
         """The condition's first true value; the run must not end before."""
