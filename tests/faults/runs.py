@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,9 @@ SMALL = (
     "cluster.learner.threads=1",
 )
 """Small steps in which all that a checkpoint has to hold changes: schedule, dropout's numbers, the KL coefficient."""
+
+MANY = ("rl.steps=12",)
+"""Steps of a third of a second: enough for something to befall the run in the middle."""
 
 RUNNING = """
 version: 1
@@ -81,6 +85,7 @@ class Run:
         self.env["PYTHONPATH"] = os.pathsep.join([str(HERE), str(ROOT), os.environ.get("PYTHONPATH", "")])
         self.env |= env or {}
         self.process: subprocess.Popen[bytes] | None = None
+        self._agents: list[psutil.Process] = []
 
     def start(self) -> Run:
         with self.log.open("ab") as log:
@@ -100,21 +105,27 @@ class Run:
         assert got == code, f"exit code {got}:\n{self.said[-3000:]}"
         return self
 
-    def kill(self) -> list[str]:
-        """SIGKILL the driver as it is; those of its processes that outlived it by a minute."""
+    def kill(self) -> None:
+        """SIGKILL the driver as it is. Its workers, and Ray's processes, must follow by themselves."""
         assert self.process is not None
-        family = psutil.Process(self.process.pid).children(recursive=True)
+        family = {process: _title(process) for process in psutil.Process(self.process.pid).children(recursive=True)}
         self.process.kill()
         self.process.wait()
-        _, alive = psutil.wait_procs(family, timeout=60)
-        outlived = [f"{process.pid} {_title(process)}" for process in alive]
-        for process in alive:
-            process.kill()
-        return outlived
+        # Ray's two agents look for their dead cluster for a while before they give up.
+        agents = [process for process, title in family.items() if title.endswith("Agent")]
+        _, alive = psutil.wait_procs([process for process in family if process not in agents], timeout=60)
+        self._agents += agents
+        outlived = [f"{process.pid} {family[process]}" for process in alive]
+        _kill(alive)
+        assert outlived == []
 
     def close(self) -> None:
+        """Leave nothing behind, which on a run that has ended, in whatever way, takes nothing but patience."""
         if self.process is not None and self.process.poll() is None:
             self.kill()
+        _, alive = psutil.wait_procs(self._agents, timeout=180)
+        _kill(alive)
+        assert alive == []
 
     @property
     def said(self) -> str:
@@ -127,7 +138,9 @@ class Run:
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
     def metrics(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+        """A row a step; a line that is being written is none yet."""
+        lines = (self.folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def wait(self, what: str, condition: Callable[[], Any], *, seconds: float = LIMIT) -> Any:
         """The condition's first true value; the run must not end before."""
@@ -154,6 +167,12 @@ def ray_folder() -> str:
 def workers(role: str) -> list[psutil.Process]:
     """The actors of a role that live below this process, by their process titles."""
     return [p for p in psutil.Process().children(recursive=True) if _title(p).startswith(f"ray::{role.capitalize()}")]
+
+
+def _kill(processes: Sequence[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _title(process: psutil.Process) -> str:
@@ -195,9 +214,8 @@ def kill_driver(run: Run, moments: int) -> list[int]:
             run.wait("a step", lambda mark=mark: re.search(r"^step ", run.said[mark:], re.M))  # type: ignore[misc]
             start_seconds = time.monotonic() - run.started
             time.sleep(rng.uniform(0, _step_seconds(run)))
-        outlived = run.kill()
+        run.kill()
         print(f"moment {moment + 1} (seed {SEED}): step {run.steps + 1}, driver", flush=True)
-        assert outlived == []
         left.append(run.steps)
     return left
 
@@ -212,9 +230,12 @@ def final_state(run: Run) -> dict[str, Any]:
     whatever else it has, which are checked against the files."""
     last = run.folder / "checkpoints" / "last"
     state: dict[str, Any] = json.loads((last / "training_state.json").read_text())
-    assert {"adapter_model.safetensors", "optimizer.safetensors", "learner.json"} <= set(state["sha256"])
-    for name, digest in state["sha256"].items():
+    digests = state["sha256"]
+    assert {"adapter_model.safetensors", "optimizer.safetensors", "learner.json"} <= set(digests)
+    for name, digest in digests.items():
         assert sha256_file(last / name) == digest, name
+    # peft writes the names of its modules in the order of a set, another in each process.
+    del digests["adapter_config.json"], state["own_sha256"]
     return state
 
 

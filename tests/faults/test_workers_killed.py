@@ -55,12 +55,12 @@ def test_a_team_of_learners_that_loses_one_begins_again_and_changes_no_bit(
     make_run: MakeRun, tiny: str, undisturbed: Callable[..., Run], rank: int
 ) -> None:
     """The other waits for it in what they do together: it is not waited for, and the death is what is told."""
-    settings = ("rl.steps=4", "cluster.learner.actors=2", "rl.zero.stage=2")
+    settings = ("rl.steps=12", "cluster.learner.actors=2", "rl.zero.stage=2")
     run = make_run(*settings).start()
     run.wait_for_step(2)
     sorted(workers("learner"), key=lambda process: process.create_time())[rank].kill()
     run.end()
-    check_whole(run, 4)
+    check_whole(run, 12)
     (line,) = deaths(run, "learner")
     assert "worker process has died" in line
     whole = undisturbed(tiny, *settings)
