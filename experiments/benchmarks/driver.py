@@ -31,7 +31,7 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], *filter(None, [os.environ.get("PYTHONPATH")])])
 
 import pytest  # noqa: E402
-from house import Begun, RemoteEngine, Setup, Watch, make_batches, open_log, prompt_order, run  # noqa: E402
+from house import RSS_AT, Begun, RemoteEngine, Setup, Watch, make_batches, open_log, prompt_order, run  # noqa: E402
 from simulated import Latency, LearnerEngine, RewardEngine, RolloutEngine  # noqa: E402
 
 from rlrp.runtime import cluster  # noqa: E402
@@ -43,7 +43,6 @@ SIZES = {
     **{"staleness": 0, "sampling-ms": 2000, "learning-ms": 2000, "sample-ms": 20_000, "judge-ms": 400, "spread": 30},
     **{"weights-mb": 16, "crowds": 4, "rep": 0},
 }
-RSS_AT = (1, 10, 50, 100, 200, 500, 1000)
 
 
 def main() -> int:

@@ -56,7 +56,7 @@ class ClusterConfig(Settings):
     reward: WorkerConfig = WorkerConfig()
     learner: WorkerConfig = WorkerConfig()
     max_restarts: int = Field(8, ge=0)
-    """How often in a row actors of a pool, or the learner, are started again with no work done in between."""
+    """How often in a row an actor in one place, or the learner, is started again with no work done in between."""
     max_tries: int = Field(3, ge=1)
     """A prompt over which so many actors died is given up, and reported as quarantined."""
     straggler: float | None = Field(3.0, gt=1)

@@ -10,6 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
+from rlrp.errors import RunStopped
 from rlrp.memory import keep_freed_memory
 
 GONE = (RayActorError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
@@ -46,6 +47,20 @@ class Placement:
                 placement_group=self.group, placement_group_bundle_index=self.bundles[index]
             )
         return options
+
+
+class ClusterLost(RunStopped):
+    """Ray itself is gone; whatever is started anew would wait for it in vain."""
+
+
+def check_nodes() -> None:
+    """Refuse to wait for a cluster of which nothing is left.
+
+    Raises:
+        ClusterLost: no node is alive.
+    """
+    if not any(node["Alive"] for node in ray.nodes()):
+        raise ClusterLost("Ray has died: no node of its cluster is left; the same command goes on from the checkpoint")
 
 
 class Host:

@@ -13,7 +13,7 @@ from ray.exceptions import RayTaskError
 from rlrp.errors import RunStopped
 from rlrp.rl.learner import Learner, LearnerSettings, StepReport, TrainGroup
 from rlrp.rl.team import Team, join, open_meeting
-from rlrp.runtime.actors import GONE, Placement, call, cause_of, host
+from rlrp.runtime.actors import GONE, Placement, call, cause_of, check_nodes, host
 
 _now = time.monotonic
 
@@ -157,6 +157,7 @@ class RemoteLearner:
         """New workers for all, with the model as it was at first: load a checkpoint."""
         for actor in self.actors:
             ray.kill(actor)
+        check_nodes()
         self._start()
 
     def _wait(self, refs: Sequence[Any]) -> None:

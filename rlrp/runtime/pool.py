@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -18,7 +18,7 @@ from typing import Any, Literal
 import ray
 
 from rlrp.errors import RunStopped
-from rlrp.runtime.actors import GONE, Placement, call, cause_of, host, tell
+from rlrp.runtime.actors import GONE, Placement, call, cause_of, check_nodes, host, tell
 
 _RECENT = 64
 """Finished tasks that tell how long one takes."""
@@ -37,7 +37,7 @@ class Faults:
     """What a pool puts up with."""
 
     max_restarts: int = 8
-    """Restarts in a row without any work done in between."""
+    """Restarts in a row in one place without any work of the pool done in between."""
     max_tries: int = 3
     """Actors that one task may take with it before it is given up."""
     timeout_s: float | None = None
@@ -100,7 +100,7 @@ class Pool:
         self.name, self.make, self.placement, self.faults = name, make, placement, faults
         self.done: deque[Task] = deque()
         self.restarts = 0
-        self.in_a_row = 0
+        self._in_a_row: Counter[int] = Counter()
         self._at_work = 0
         self._worked, self._began = 0.0, 0.0
         self._number = itertools.count()
@@ -212,7 +212,7 @@ class Pool:
 
     def _finish(self, slot: Slot, task: Task, answer: Any) -> None:
         self._leave(task)
-        self.in_a_row = 0
+        self._in_a_row.clear()
         self._rates.append((self.now() - slot.since) / max(task.cost, 1e-9))
         if not task.over:
             task.over, task.result, task.version = True, answer, slot.holds
@@ -221,7 +221,7 @@ class Pool:
     def _replace(self, slot: Slot, cause: str) -> None:
         """Start a new actor in a lost one's place, say so, and put its work back."""
         self.restarts += 1
-        self.in_a_row += 1
+        self._in_a_row[slot.index] += 1
         tell(f"{self.name} actor {slot.index} died ({cause}); restart {self.restarts}")
         ray.kill(slot.actor)
         if slot.task is not None:
@@ -229,8 +229,10 @@ class Pool:
             slot.task.tries += 1
             if not slot.task.over and not slot.task.at_it:
                 self._again(slot.task, cause)
-        if self.in_a_row > self.faults.max_restarts:
-            raise WorkerLost(f"{self.name} actors died {self.in_a_row} times in a row with nothing done: {cause}")
+        # By place: a node may take any number of actors with it at once.
+        if (times := self._in_a_row[slot.index]) > self.faults.max_restarts:
+            raise WorkerLost(f"{self.name} actors died {times} times in a row with nothing done: {cause}")
+        check_nodes()
         self._start(slot)
 
     def _again(self, task: Task, cause: str) -> None:

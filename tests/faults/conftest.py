@@ -52,7 +52,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
         key = (model, *overrides)
         if key not in done:
             done[key] = Run(tmp_path_factory.mktemp("undisturbed"), model, *overrides).start()
-        return done[key].end()
+        whole = done[key].end()
+        metrics = whole.metrics()
+        assert all(row["grad_norm"] > 0 for row in metrics) and metrics[-1]["kl"] > 0, "nothing was learnt: no evidence"
+        return whole
 
     yield run
     for one in done.values():

@@ -11,6 +11,15 @@ from rlrp.dialogue.types import Sample
 from rlrp.protocols import TermScore
 
 
+class Letters:
+    """No fault: a number that differs between any two replies, whatever model gave them: all are learnt from."""
+
+    name = "letters"
+
+    def score(self, samples: Sequence[Sample]) -> list[TermScore]:
+        return [TermScore(sum(ord(letter) % 32 for letter in s.reply) / (1 + 32 * len(s.reply))) for s in samples]
+
+
 class _Faulty:
     """Scores replies by their length, except where ``texts`` are said."""
 

@@ -50,11 +50,10 @@ SMALL = (
 RUNNING = """
 version: 1
 terms:
-  length: {weight: 0.3, en: [6, 60], normalise: running}
+  letters: {class: "faulty_terms:Letters", weight: 1.0, normalise: running}
   repetition: {weight: 0.5, normalise: running}
-  speaks_for_user: {weight: 0.3}
 """
-"""A reward whose totals depend on all that was judged before."""
+"""A reward whose totals depend on all that was judged before, and that no two replies have the same of."""
 
 
 class Run:
@@ -101,16 +100,17 @@ class Run:
         assert got == code, f"exit code {got}:\n{self.said[-3000:]}"
         return self
 
-    def kill(self) -> int:
-        """SIGKILL the driver as it is; how many of its processes outlived it by half a minute."""
+    def kill(self) -> list[str]:
+        """SIGKILL the driver as it is; those of its processes that outlived it by a minute."""
         assert self.process is not None
         family = psutil.Process(self.process.pid).children(recursive=True)
         self.process.kill()
         self.process.wait()
-        _, alive = psutil.wait_procs(family, timeout=30)
+        _, alive = psutil.wait_procs(family, timeout=60)
+        outlived = [f"{process.pid} {_title(process)}" for process in alive]
         for process in alive:
             process.kill()
-        return len(alive)
+        return outlived
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -196,8 +196,8 @@ def kill_driver(run: Run, moments: int) -> list[int]:
             start_seconds = time.monotonic() - run.started
             time.sleep(rng.uniform(0, _step_seconds(run)))
         outlived = run.kill()
-        print(f"moment {moment + 1} (seed {SEED}): step {run.steps + 1}, driver; {outlived} outlived it", flush=True)
-        assert outlived == 0
+        print(f"moment {moment + 1} (seed {SEED}): step {run.steps + 1}, driver", flush=True)
+        assert outlived == []
         left.append(run.steps)
     return left
 

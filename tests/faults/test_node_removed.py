@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
@@ -66,3 +67,19 @@ def test_a_run_outlives_a_node_with_its_actors(
     whole = undisturbed(model, *settings)
     assert final_state(run) == final_state(whole)
     assert records(run, tries=False) == records(whole, tries=False)
+
+
+def test_a_run_whose_ray_dies_ends_with_one_line_and_goes_on_when_told_again(
+    make_run: MakeRun, tiny: str, undisturbed: Callable[..., Run]
+) -> None:
+    settings = ("rl.steps=4",)
+    run = make_run(*settings).start()
+    run.wait_for_step(2)
+    assert run.process is not None
+    (raylet,) = [p for p in psutil.Process(run.process.pid).children() if p.name() == "raylet"]
+    raylet.kill()
+    run.end(1)
+    assert "Ray" in run.said.splitlines()[-1] and "Traceback" not in run.said
+    run.start().end()
+    check_whole(run, 4)
+    assert final_state(run) == final_state(undisturbed(tiny, *settings))

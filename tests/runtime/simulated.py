@@ -91,6 +91,7 @@ class SimulatedRay:
     def __init__(self) -> None:
         self.now = 0.0
         self.started = 0
+        self.alive = [False, True]  # of its nodes
 
     def remote(self, kind: Any) -> Any:
         def start(*args: Any) -> Actor:
@@ -98,6 +99,9 @@ class SimulatedRay:
             return Actor(self, kind(*args))
 
         return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=start))
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": alive} for alive in self.alive]
 
     def put(self, value: Any) -> Any:
         return value

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlrp.errors import UserError
-from rlrp.runtime.actors import Placement
+from rlrp.runtime.actors import ClusterLost, Placement
 from rlrp.runtime.pool import Faults, Pool, Task, WorkerLost, wait
 
 from .simulated import Death, SimulatedRay, ray, simulate  # noqa: F401
@@ -139,6 +139,21 @@ def test_too_many_deaths_in_a_row_end_the_run_with_a_name(ray: SimulatedRay) -> 
     workers.submit([task([x]) for x in range(5)])
     assert len(answers(finish(workers))) == 5
     assert workers.restarts == 2
+
+
+def test_a_node_may_take_many_actors_at_once(ray: SimulatedRay) -> None:  # noqa: F811
+    workers = pool(12, deaths={x: 1 for x in range(12)}, max_restarts=1)
+    workers.submit([task([x]) for x in range(12)])
+    assert len(answers(finish(workers))) == 12
+    assert workers.restarts == 12
+
+
+def test_without_any_node_nothing_is_waited_for(ray: SimulatedRay) -> None:  # noqa: F811
+    workers = pool(deaths={3: 1})
+    ray.alive = [False]
+    workers.submit([task([3])])
+    with pytest.raises(ClusterLost, match="no node of its cluster is left"):
+        finish(workers)
 
 
 def test_an_actor_that_dies_while_it_starts_is_started_again(ray: SimulatedRay) -> None:  # noqa: F811
