@@ -187,10 +187,10 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-def kill_workers(run: Run, roles: Sequence[str], moments: int) -> list[str]:
+def kill_workers(run: Run, roles: Sequence[str], moments: int, *, seed: int) -> list[str]:
     """SIGKILL actors at random moments: three in four after a further step, one in four soon after the one before;
     each somewhere within the time of a step."""
-    rng = random.Random(SEED)
+    rng = random.Random(seed)
     killed = []
     for moment in range(moments):
         target = run.steps + (moment == 0 or rng.random() < 0.75)
@@ -198,7 +198,7 @@ def kill_workers(run: Run, roles: Sequence[str], moments: int) -> list[str]:
         time.sleep(rng.uniform(0, _step_seconds(run)))
         role = rng.choice(roles)
         victim = run.wait(f"{role} actor", lambda role=role: workers(role))[0]  # type: ignore[misc]
-        print(f"moment {moment + 1} (seed {SEED}): step {run.steps + 1}, {role}, pid {victim.pid}", flush=True)
+        print(f"moment {moment + 1} (seed {seed}): step {run.steps + 1}, {role}, pid {victim.pid}", flush=True)
         os.kill(victim.pid, signal.SIGKILL)
         killed.append(role)
     return killed
