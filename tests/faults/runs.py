@@ -82,7 +82,7 @@ class Run:
             self.command += ["--set", setting]
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
         self.env["RAY_TMPDIR"] = ray_folder()
-        self.env["PYTHONPATH"] = os.pathsep.join([str(HERE), str(ROOT), os.environ.get("PYTHONPATH", "")])
+        self.env["PYTHONPATH"] = python_path()
         self.env |= env or {}
         self.process: subprocess.Popen[bytes] | None = None
         self._agents: list[psutil.Process] = []
@@ -156,6 +156,11 @@ class Run:
         self.wait(f"step {step}", lambda: self.steps >= step)
 
 
+def python_path() -> str:
+    """With this folder in it, for its faulty terms and workers."""
+    return os.pathsep.join([str(HERE), str(ROOT), os.environ.get("PYTHONPATH", "")])
+
+
 @cache
 def ray_folder() -> str:
     """Where Ray keeps its sockets and the logs of many sessions until the tests end; sockets need a short name."""
@@ -182,10 +187,10 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-def kill_workers(run: Run, roles: Sequence[str], moments: int) -> list[str]:
+def kill_workers(run: Run, roles: Sequence[str], moments: int, *, seed: int) -> list[str]:
     """SIGKILL actors at random moments: three in four after a further step, one in four soon after the one before;
     each somewhere within the time of a step."""
-    rng = random.Random(SEED)
+    rng = random.Random(seed)
     killed = []
     for moment in range(moments):
         target = run.steps + (moment == 0 or rng.random() < 0.75)
@@ -193,7 +198,7 @@ def kill_workers(run: Run, roles: Sequence[str], moments: int) -> list[str]:
         time.sleep(rng.uniform(0, _step_seconds(run)))
         role = rng.choice(roles)
         victim = run.wait(f"{role} actor", lambda role=role: workers(role))[0]  # type: ignore[misc]
-        print(f"moment {moment + 1} (seed {SEED}): step {run.steps + 1}, {role}, pid {victim.pid}", flush=True)
+        print(f"moment {moment + 1} (seed {seed}): step {run.steps + 1}, {role}, pid {victim.pid}", flush=True)
         os.kill(victim.pid, signal.SIGKILL)
         killed.append(role)
     return killed
@@ -250,12 +255,16 @@ def records(run: Run, *, tries: bool = True) -> dict[str, Any]:
 
 
 def check_whole(run: Run, steps: int, *, ahead: int = 0) -> list[tuple[int, Entry]]:
-    """All steps are there, once; no draw was lost or learnt from twice. Returns the ledger."""
+    """All steps are there, once; no draw was lost or learnt from twice: what the last checkpoint knows to be on its way
+    is what the ledger lacks. Returns the ledger."""
     assert [row["step"] for row in run.metrics()] == list(range(1, steps + 1))
     entries = read_ledger(run.folder)
     assert check_ledger(entries, ahead=ahead) == []
     assert {step for step, _ in entries} == set(range(1, steps + 1))
-    assert json.loads((run.folder / "checkpoints" / "last" / "training_state.json").read_text())["step"] == steps
+    state = json.loads((run.folder / "checkpoints" / "last" / "training_state.json").read_text())
+    assert state["step"] == steps
+    used = {entry.draw for _, entry in entries if entry.outcome != "dropped"}
+    assert sorted(set(range(state["batches"]["next_draw"])) - used) == state["batches"]["again"]
     return entries
 
 
