@@ -90,7 +90,9 @@ class Batch:
         self.sampler = [row[said] for row, said in zip(logps, self._said, strict=True)]
         """The sampler's log-probabilities."""
         values = [value for group in groups for value in group.advantages]
-        self.advantage = [torch.full((n,), v) for n, v in zip(self.lengths.tolist(), values, strict=True)]
+        # What is beyond float32 becomes infinite, and the loss that it leads to is skipped as such.
+        value_B = torch.tensor(values, dtype=torch.float64).float()
+        self.advantage = [v.repeat(n) for n, v in zip(self.lengths.tolist(), value_B, strict=True)]
         self.reference = self._empty()
         """The anchor's log-probabilities."""
         self.proximal = self._empty()

@@ -111,7 +111,7 @@ def cause_of(error: BaseException) -> str:
     if not said:
         return type(error).__name__
     cause = said[1] if "pid" in facts and len(said) > 1 else said[0]
-    for guesses in (" Some common causes", " There are some potential root causes"):
+    for guesses in (" Some common causes", " There are some potential root causes", " To see information about"):
         cause = cause.partition(guesses)[0]
     where = [f"{name} {facts[name]}" for name in ("pid", "ip") if name in facts]
     return " ".join([*where, cause])

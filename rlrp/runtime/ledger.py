@@ -61,12 +61,13 @@ def check_ledger(entries: Sequence[tuple[int, Entry]], *, ahead: int = 0) -> lis
     """What is wrong with a ledger: draws used up twice, or never though later ones were, and steps without any.
 
     Args:
-        ahead: how many of the last draws may still be on their way (with staleness, a late one comes after others).
+        ahead: how many draws may still be on their way: with staleness, a late one comes after others.
     """
     used = Counter(entry.draw for _, entry in entries if entry.outcome != "dropped")
     problems = [f"draw {draw} was used up {count} times" for draw, count in sorted(used.items()) if count > 1]
     last = max(used, default=-1)
-    problems += [f"draw {draw} is missing" for draw in range(last + 1 - ahead) if draw not in used]
+    missing = [draw for draw in range(last + 1) if draw not in used]
+    problems += [f"draw {draw} is missing" for draw in missing if len(missing) > ahead]
     steps = [step for step, _ in entries]
     problems += [f"step {step} is missing" for step in range(1, max(steps, default=0)) if step not in set(steps)]
     return problems

@@ -48,10 +48,14 @@ class Rollouts(Pool):
         slot.holds = version
 
     def gone(self, slot: Slot, error: Exception) -> None:
-        if slot.state == "preparing" and isinstance(error, ObjectLostError):
-            # No other actor could load them either: they lay on the learner's node alone.
-            raise LearnerLost(f"the weights of step {slot.about[0]} are lost: {cause_of(error)}") from error
-        super().gone(slot, error)
+        if slot.state != "preparing" or not isinstance(error, ObjectLostError):
+            return super().gone(slot, error)
+        # The actor is there, what it was to load is not, and lay on the learner's node alone: nobody can load it.
+        asked, slot.about = slot.about, None
+        slot.state, slot.reference, slot.since = "idle", None, self.now()
+        if asked is self.weights:
+            self.weights = None
+            raise LearnerLost(f"the weights of step {asked[0]} are lost: {cause_of(error)}") from error
 
     def _next(self) -> Task | None:
         return super()._next() if self.weights is not None else None

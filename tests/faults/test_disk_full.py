@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import MakeRun
-from .runs import Run, check_whole, final_state, records
+from .runs import MANY, Run, check_whole, final_state, records
 
 pytestmark = pytest.mark.faults
 
@@ -61,8 +61,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 def test_a_full_disk_ends_the_run_in_one_line_and_room_lets_it_go_on(
     make_run: MakeRun, tiny: str, undisturbed: Callable[..., Run], disk: Disk
 ) -> None:
-    settings = ("rl.steps=6",)
-    run = make_run(*settings, f"run_dir={disk.folder / 'run'}")
+    run = make_run(*MANY, f"run_dir={disk.folder / 'run'}")
     run.folder = disk.folder / "run"
     run.start()
     run.wait_for_step(3)
@@ -79,8 +78,8 @@ def test_a_full_disk_ends_the_run_in_one_line_and_room_lets_it_go_on(
     assert final_state(run)["step"] == kept
     disk.free()
     run.start().end()
-    check_whole(run, 6)
-    whole = undisturbed(tiny, *settings)
+    check_whole(run, 12)
+    whole = undisturbed(tiny, *MANY)
     assert final_state(run) == final_state(whole)
     assert records(run) == records(whole)
 
@@ -89,8 +88,7 @@ def test_room_that_comes_back_in_time_costs_nothing_but_checkpoints(
     make_run: MakeRun, tiny: str, undisturbed: Callable[..., Run], disk: Disk
 ) -> None:
     """The checkpoints' disk alone is full, and the run goes on meanwhile."""
-    settings = ("rl.steps=8",)
-    run = make_run(*settings)
+    run = make_run(*MANY)
     run.folder.mkdir()
     (run.folder / "checkpoints").symlink_to(disk.folder)
     run.start()
@@ -99,7 +97,7 @@ def test_room_that_comes_back_in_time_costs_nothing_but_checkpoints(
     run.wait("a line", lambda: ": no checkpoint: " in run.said)
     disk.free()
     run.end()
-    check_whole(run, 8)
-    whole = undisturbed(tiny, *settings)
+    check_whole(run, 12)
+    whole = undisturbed(tiny, *MANY)
     assert final_state(run) == final_state(whole)
     assert records(run) == records(whole)

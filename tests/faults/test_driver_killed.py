@@ -9,7 +9,7 @@ import pytest
 from rlrp.algorithms import ALGORITHMS
 
 from .conftest import MakeRun
-from .runs import Run, check_whole, final_state, kill_driver, records
+from .runs import MANY, Run, check_whole, final_state, kill_driver, records
 
 pytestmark = pytest.mark.faults
 
@@ -40,12 +40,11 @@ def test_a_driver_killed_again_and_again_changes_no_bit(
     assert records(run) == records(whole)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
 def test_a_damaged_checkpoint_is_passed_over_and_changes_no_bit(
     make_run: MakeRun, tiny: str, undisturbed: Callable[..., Run], damage: str
 ) -> None:
-    settings = ("rl.steps=5",)
-    run = make_run(*settings).start()
+    run = make_run(*MANY).start()
     run.wait_for_step(4)
     run.kill()
     newest = (run.folder / "checkpoints" / "last").resolve()
@@ -53,8 +52,6 @@ def test_a_damaged_checkpoint_is_passed_over_and_changes_no_bit(
     data = weights.read_bytes()
     if damage == "truncated":
         weights.write_bytes(data[: len(data) // 2])
-    elif damage == "flipped":
-        weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     else:
         (newest / "optimizer.safetensors").unlink()
     mark = len(run.said)
@@ -62,7 +59,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_changes_no_bit(
     complaint = f"{newest.name}: {'optimizer' if damage == 'missing' else 'adapter_model'}.safetensors is "
     assert run.said[mark:].count(complaint) == 1, run.said[mark:]
     assert "the checkpoint before it is used" in run.said[mark:]
-    check_whole(run, 5)
-    whole = undisturbed(tiny, *settings)
+    check_whole(run, 12)
+    whole = undisturbed(tiny, *MANY)
     assert final_state(run) == final_state(whole)
     assert records(run) == records(whole)

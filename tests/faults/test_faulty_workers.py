@@ -10,7 +10,7 @@ import pytest
 from rlrp.runtime.ledger import Entry
 
 from .conftest import MakeRun
-from .runs import Run, check_whole, deaths, final_state, records, said_by_user
+from .runs import MANY, Run, check_whole, deaths, final_state, records, said_by_user
 
 pytestmark = pytest.mark.faults
 STEPS = ("rl.steps=5",)
@@ -53,13 +53,13 @@ def test_a_learner_that_hangs_is_replaced(
     make_run: MakeRun, tiny: str, undisturbed: Callable[..., Run], tmp_path: Path
 ) -> None:
     run = make_run(
-        *STEPS, "cluster.learner.timeout_s=20", fault="HangingLearner", env={"FAULTY_ONCE": str(tmp_path / "hung")}
+        *MANY, "cluster.learner.timeout_s=20", fault="HangingLearner", env={"FAULTY_ONCE": str(tmp_path / "hung")}
     )
     run.start().end()
     (line,) = deaths(run, "learner")
     assert "no answer for 20 s" in line
-    check_whole(run, 5)
-    whole = undisturbed(tiny, *STEPS)
+    check_whole(run, 12)
+    whole = undisturbed(tiny, *MANY)
     assert final_state(run) == final_state(whole)
     assert records(run) == records(whole)
 

@@ -11,7 +11,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from .conftest import MakeRun
-from .runs import Run, check_whole, deaths, final_state, ray_folder, records
+from .runs import MANY, Run, check_whole, deaths, final_state, python_path, ray_folder, records
 
 pytestmark = pytest.mark.faults
 NODE = {"num_cpus": 2, "node_ip_address": "127.0.0.1", "object_store_memory": 100 << 20, "include_dashboard": False}
@@ -22,6 +22,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A head that has room for one set of workers, on the loopback interface."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_TMPDIR", ray_folder())
+    monkeypatch.setenv("PYTHONPATH", python_path())  # nodes import a user's classes by themselves
     made = Cluster(initialize_head=True, head_node_args=NODE)
     yield made
     made.shutdown()
@@ -48,7 +49,7 @@ def test_a_run_outlives_a_node_with_its_actors(
 ) -> None:
     model = smollm2 if real else tiny
     # The adapter is large enough for weights to lie on the learner's node alone, and so to be lost with it.
-    settings = ("rl.steps=8", "rl.checkpoint_every=2", *(() if real else ("rl.lora.r=512",)))
+    settings = ("rl.steps=12", "rl.checkpoint_every=2", *(() if real else ("rl.lora.r=512",)))
     node: dict[str, Any] = {**NODE, "resources": {"spot": 4}}
     del node["include_dashboard"]
     spot = cluster.add_node(**node)
@@ -61,7 +62,7 @@ def test_a_run_outlives_a_node_with_its_actors(
     time.sleep(2)
     cluster.add_node(**node)
     run.end()
-    check_whole(run, 8)
+    check_whole(run, 12)
     for role in pinned:
         assert deaths(run, role)
     whole = undisturbed(model, *settings)
@@ -69,17 +70,17 @@ def test_a_run_outlives_a_node_with_its_actors(
     assert records(run, tries=False) == records(whole, tries=False)
 
 
-def test_a_run_whose_ray_dies_ends_with_one_line_and_goes_on_when_told_again(
+def test_a_run_whose_ray_dies_ends_and_goes_on_when_told_again(
     make_run: MakeRun, tiny: str, undisturbed: Callable[..., Run]
 ) -> None:
-    settings = ("rl.steps=4",)
-    run = make_run(*settings).start()
+    run = make_run(*MANY).start()
     run.wait_for_step(2)
     assert run.process is not None
     (raylet,) = [p for p in psutil.Process(run.process.pid).children() if p.name() == "raylet"]
     raylet.kill()
     run.end(1)
-    assert "Ray" in run.said.splitlines()[-1] and "Traceback" not in run.said
+    # Whichever is first: Ray ends the process as soon as it is needed in it, or we find no node.
+    assert "Raylet is terminated" in run.said and "Traceback" not in run.said
     run.start().end()
-    check_whole(run, 4)
-    assert final_state(run) == final_state(undisturbed(tiny, *settings))
+    check_whole(run, 12)
+    assert final_state(run) == final_state(undisturbed(tiny, *MANY))

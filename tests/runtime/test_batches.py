@@ -287,17 +287,27 @@ def test_a_number_that_comes_again_means_other_weights(make: Make, ray: Simulate
     assert versions(batches.take(5)) == [51.0] * 4
 
 
-def test_weights_that_nobody_has_any_more_are_the_learners_loss(make: Make, ray: SimulatedRay) -> None:  # noqa: F811
+def test_weights_that_nobody_has_any_more_are_the_learners_loss(
+    make: Make,
+    ray: SimulatedRay,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """They lay on its node alone: no restart of rollout actors would bring them back."""
     batches = make()
 
     def gone(self: Any, state: int) -> str:
-        raise ObjectLostError("id", "owner", "stack")
+        if state == 3:
+            raise ObjectLostError("id", "owner", "stack")
+        return f"{state}"
 
-    type(batches.rollouts.slots[0].actor._instance.worker).load_adapter = gone
+    monkeypatch.setattr(type(batches.rollouts.slots[0].actor._instance.worker), "load_adapter", gone)
     batches.publish(3, 3, "3")
     with pytest.raises(LearnerLost, match="the weights of step 3 are lost"):
         batches.take(3)
+    # The learner begins again, and nobody asks for the lost ones any more: both actors had been sent them.
+    batches.load_state({}, 2)
+    batches.publish(2, 2, "2")
+    assert sorted(drawn(batches.take(2))) == [0, 1, 2, 3]
     assert batches.rollouts.restarts == 0
 
 
