@@ -16,6 +16,10 @@ from .runs import MANY, Run, check_whole, final_state, records
 pytestmark = pytest.mark.faults
 
 
+_MARGIN = 16 << 20
+"""Bytes that a run may write between looking at its room and taking it away; a file takes them then."""
+
+
 class Disk:
     """A file system in memory whose room can be taken away and given back."""
 
@@ -28,7 +32,7 @@ class Disk:
         """No byte more fits."""
         used = os.statvfs(self.folder)
         blocks = used.f_blocks - used.f_bfree
-        self._resize(max(1, blocks * used.f_frsize))
+        self._resize(blocks * used.f_frsize + _MARGIN)
         ballast = self.folder / "ballast"
         with suppress(OSError), ballast.open("ab") as stream:
             while True:
