@@ -26,9 +26,8 @@ class Disk:
 
     def fill(self) -> None:
         """No byte more fits."""
-        used = os.statvfs(self.folder)
-        blocks = used.f_blocks - used.f_bfree
-        self._resize(max(1, blocks * used.f_frsize))
+        while not self._resize(self._used()):
+            pass  # somebody wrote in between
         ballast = self.folder / "ballast"
         with suppress(OSError), ballast.open("ab") as stream:
             while True:
@@ -37,10 +36,16 @@ class Disk:
 
     def free(self) -> None:
         (self.folder / "ballast").unlink()
-        self._resize(3 << 30)
+        assert self._resize(3 << 30)
 
-    def _resize(self, size: int) -> None:
-        subprocess.run(["mount", "-o", f"remount,size={size}", self.folder], check=True)
+    def _used(self) -> int:
+        now = os.statvfs(self.folder)
+        return max(1, (now.f_blocks - now.f_bfree) * now.f_frsize)
+
+    def _resize(self, size: int) -> bool:
+        """Whether it could be; not to less than it holds."""
+        command = ["mount", "-o", f"remount,size={size}", self.folder]
+        return subprocess.run(command, capture_output=True).returncode == 0
 
     def unmount(self) -> None:
         subprocess.run(["umount", "--lazy", self.folder], check=True)
