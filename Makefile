@@ -20,7 +20,7 @@ test: $(ZERO_STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
-# vLLM as rollout engine, with its CPU build in an environment of its own (1 GB); about ten minutes on two cores.
+# vLLM as rollout engine, with its CPU build in an environment of its own (4.4 GB); about ten minutes on two cores.
 test-vllm: $(VLLM_STAMP)
 	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/with_vllm
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,9 @@ from rlrp.runtime.pool import Faults, Pool, Slot
 from rlrp.runtime.pools import Rollouts
 from rlrp.runtime.records import RunLog
 from rlrp.stages.rl import PromptOrder
+
+RSS_AT = (1, 10, 50, 100, 200, 500, 1000)
+"""Steps after which the driver's memory is told."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,8 @@ class Watch:
         self.cpu.append(time.process_time())
         self.waits.append(batch.seconds["wait"])
         self.rss_mb.append(psutil.Process().memory_info().rss / 1e6)
+        if step + 1 in RSS_AT:
+            print(f"step {step + 1}: {self.rss_mb[-1]:.0f} MB", file=sys.stderr, flush=True)
 
     def per_step(self, values: Sequence[float], skip: int) -> float:
         """Mean growth of a count over the steps after the first ``skip``."""

@@ -85,7 +85,7 @@ DRIVER: dict[str, Any] = {"script": "driver.py", "reps": 1, "figure": "seconds"}
 MANY = {"rollouts": 256, "rewards": 32}
 STEP = MANY | {"prompts": 1024, "group": 8, "new-tokens": 128, "sample-ms": 10_000, "judge-ms": 200}
 STEP |= {"learning-ms": 3000, "steps": 7, "skip": 2}
-SHORT = MANY | {"prompts": 64, "group": 2, "new-tokens": 32, "sample-ms": 50, "judge-ms": 5, "learning-ms": 10}
+SHORT = {"prompts": 32, "group": 4, "new-tokens": 64, "staleness": 1, "weights-mb": 1, "steps": 1000}
 for sampling, learning in ((2000, 1000), (2000, 2000), (1000, 2000)):
     times = {"sampling-ms": sampling, "learning-ms": learning}
     ratio = f"{sampling // 1000}_{learning // 1000}"
@@ -109,9 +109,17 @@ BENCHMARKS |= {
     ),
     "feed_memory": Benchmark(
         "feed",
-        SHORT | {"steps": 1000, "weights-mb": 1},
-        peer_sizes={"steps": 100},
+        MANY | SHORT | {"sample-ms": 50, "judge-ms": 5, "learning-ms": 10},
         peer="ours",
+        peer_sizes={"steps": 100},
+        goal="no more after 1,000 steps than after 100",
+        **DRIVER | {"figure": "memory"},
+    ),
+    "clock_memory": Benchmark(
+        "clock",
+        MANY | SHORT,
+        peer="ours",
+        peer_sizes={"steps": 100},
         goal="no more after 1,000 steps than after 100",
         **DRIVER | {"figure": "memory"},
     ),

@@ -16,21 +16,25 @@ from rlrp.runtime.actors import Placement
 Strategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 
 
-def connect() -> None:
-    """Join the cluster that RAY_ADDRESS or a submitted job names, or start Ray on this machine."""
+def connect(*, whole_weights: bool = False) -> None:
+    """Join the cluster that RAY_ADDRESS or a submitted job names, or start Ray on this machine.
+
+    Args:
+        whole_weights: a model's weights will travel, not an adapter's: a Ray of our own gets the store of Ray's choice.
+    """
     if ray.is_initialized():
         return
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=True, logging_level="warning")
     else:
-        # Everything stays on this machine: no dashboard, no port beyond the loopback interface. The smallest object
-        # store is ample: what travels is an adapter and text.
+        # Everything stays on this machine: no dashboard, no port beyond the loopback interface. For an adapter and text
+        # a small object store is ample.
         ray.init(
             address="local",  # not a cluster that somebody started on this machine for something else
             include_dashboard=False,
             log_to_driver=True,
             logging_level="error",
-            object_store_memory=200 << 20,
+            object_store_memory=None if whole_weights else 200 << 20,
             _node_ip_address="127.0.0.1",
         )
 

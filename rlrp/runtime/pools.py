@@ -53,9 +53,9 @@ class Rollouts(Pool):
         # The actor is there, what it was to load is not, and lay on the learner's node alone: nobody can load it.
         asked, slot.about = slot.about, None
         slot.state, slot.reference, slot.since = "idle", None, self.now()
-        if asked is self.weights:
-            self.weights = None
-            raise LearnerLost(f"the weights of step {asked[0]} are lost: {cause_of(error)}") from error
+        if self.weights is not None and asked is self.weights:
+            step, self.weights = self.weights[0], None
+            raise LearnerLost(f"the weights of step {step} are lost: {cause_of(error)}") from error
 
     def _next(self) -> Task | None:
         return super()._next() if self.weights is not None else None

@@ -180,7 +180,7 @@ def train_rl(
     order = PromptOrder(chat, cards, prompts, seed=config.seed)
     episodes = episode_settings(config)
     check_context(order, rl.steps * rl.prompts, rl.max_new_tokens, _context(model), episodes)
-    cluster.connect()
+    cluster.connect(whole_weights=rl.lora is None)
     try:
         places = _placements(config)
         rollouts = Rollouts(

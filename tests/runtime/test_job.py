@@ -44,6 +44,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     subprocess.run([BIN / "ray", "get-auth-token", "--generate"], env=env, check=True, capture_output=True)
     command = [BIN / "ray", "start", "--head", "--block", "--node-ip-address", "127.0.0.1", "--port", str(free_port())]
     command += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard), "--num-cpus", "4"]
+    # Ray's defaults, of which a machine has one: another cluster may have them.
+    for name in ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port"):
+        command += [f"--{name}", str(free_port())]
     command += ["--object-store-memory", "200000000", "--temp-dir", str(tmp_path_factory.mktemp("ray"))]
     log = (home / "head.log").open("w")
     process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
@@ -73,14 +76,19 @@ def submit(
     env: dict[str, str], folder: Path, *command: str, options: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
     options = options or ["--working-dir", str(folder)]
-    return subprocess.run(
-        [BIN / "ray", "job", "submit", *options, "--", *command],
-        env=env,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=540,
-    )
+    for _ in range(30):
+        done = subprocess.run(
+            [BIN / "ray", "job", "submit", *options, "--", *command],
+            env=env,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=540,
+        )
+        if "No available agent to submit job, please try again" not in done.stderr:
+            break
+        time.sleep(2)  # the head answers before its agent is there
+    return done
 
 
 def exit_code(done: subprocess.CompletedProcess[str]) -> int:

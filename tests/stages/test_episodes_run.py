@@ -65,7 +65,7 @@ def run(tiny_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ru
         self.stop_ids = frozenset({self.turn_end_id, *range(150, 262)})
 
     monkeypatch.setattr(ChatFormat, "__init__", often_ends)
-    monkeypatch.setattr(cluster, "connect", lambda: None)
+    monkeypatch.setattr(cluster, "connect", lambda **_: None)
     monkeypatch.setattr(cluster, "disconnect", lambda: None)
     script = tmp_path / "script.jsonl"
     script.write_text(SCRIPT, encoding="utf-8")

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from rlrp.lm.engines.settings import EngineSettings
 from rlrp.lm.engines.vllm import VllmEngine
 from rlrp.lm.prompts import Prompt
 from rlrp.lm.sampling import SampleRequest, SamplingSettings
@@ -15,7 +14,7 @@ from rlrp.rl.learner import Learner, LearnerSettings
 from rlrp.runtime import workers
 from rlrp.runtime.credit import CreditSettings, set_advantages
 from rlrp.runtime.groups import Group
-from rlrp.runtime.workers import RolloutWorker
+from rlrp.runtime.workers import RolloutSettings, RolloutWorker
 
 from .made import LORA, TEMPERATURE, assert_agree, gaps
 
@@ -26,7 +25,7 @@ SETTINGS = SamplingSettings(max_new_tokens=24, temperature=TEMPERATURE)
 def worker(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> RolloutWorker:
     """A rollout worker around the engine that is there already."""
     monkeypatch.setattr(workers, "make_engine", lambda settings: engine)
-    return RolloutWorker(EngineSettings("as it is"))
+    return RolloutWorker(RolloutSettings("as it is"))
 
 
 def test_three_steps_train(worker: RolloutWorker, smollm2: str, prompts: list[Prompt]) -> None:
