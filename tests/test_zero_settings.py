@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from rlrp.config import load_config
 from rlrp.errors import UserError
+from rlrp.rl.learner import Learner, LearnerSettings
 from rlrp.rl.team import Team
 from rlrp.rl.zero import ZeroSettings, deepspeed_config
 from rlrp.stages.rl import _rollout_settings, learner_settings, rl_fingerprint
@@ -75,3 +77,10 @@ def test_options_lie_over_the_defaults() -> None:
 def test_what_does_not_go_together_is_refused_on_load(mine: Path, overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_config(mine, overrides)
+
+
+def test_a_missing_deepspeed_is_told_before_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    settings = LearnerSettings(model="/no/such/model", zero=ZeroSettings(2))
+    with pytest.raises(UserError, match=r"rl\.zero: needs DeepSpeed: pip install 'rlrp\[deepspeed\]'"):
+        Learner(settings)

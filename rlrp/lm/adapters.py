@@ -34,9 +34,18 @@ def add_lora(model: Any, settings: LoraSettings, *, seed: int) -> Any:
 
     torch.manual_seed(seed)
     try:
-        return get_peft_model(model, lora_config(settings))
+        adapted = get_peft_model(model, lora_config(settings))
     except ValueError as error:
         raise UserError(" ".join(str(error).split())[:300], place="lora.targets") from error
+    sort_targets(adapted)
+    return adapted
+
+
+def sort_targets(model: Any) -> None:
+    """PEFT keeps the names of what it adapted in a set, and would write them in another order in every process."""
+    for config in model.peft_config.values():
+        if isinstance(config.target_modules, set):
+            config.target_modules = sorted(config.target_modules)
 
 
 def lora_config(settings: LoraSettings) -> Any:

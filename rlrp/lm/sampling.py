@@ -125,7 +125,7 @@ class Sampler:
         self.cache = PrefixCache(cache_bytes)
 
     def forget(self) -> None:
-        """The weights are others now: no prompt's keys and values are worth anything."""
+        """Keep no prompt's keys and values any longer."""
         self.cache.clear()
 
     @torch.no_grad()

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rlrp.errors import UserError
-from rlrp.lm.adapters import LoraSettings, add_lora, lora_config
+from rlrp.lm.adapters import LoraSettings, add_lora, lora_config, sort_targets
 from rlrp.lm.frozen import speed_up_frozen_linears
 from rlrp.lm.load import load_model
 from rlrp.lm.scoring import TokenGroup, completion_hidden
@@ -85,6 +85,7 @@ class Critic(Trained):
             torch.manual_seed(seed)
             # Once speed_up_frozen_linears has been through the policy: it must not take this adapter for frozen.
             self.model.add_adapter(NAME, lora_config(settings.lora))
+            sort_targets(self.model)
             self.model.train()
         hidden_size = self.model.get_input_embeddings().embedding_dim
         self.head = ValueHead(hidden_size, seed=seed, device=policy.device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from rlrp.rl.settings import LearnerSettings, StepReport
 from rlrp.rl.tally import Tally
 from rlrp.rl.team import Team
 from rlrp.rl.trained import Trained
-from rlrp.rl.zero import ZeroEngine
+from rlrp.rl.zero import ZeroEngine, prepare
 
 __all__ = ["Learner", "LearnerSettings", "StepReport", "TrainGroup", "TrainingDiverged"]
 
@@ -50,7 +51,10 @@ class Learner:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self.settings, self.team = settings, team or Team()
-        lm = load_model(
+        if settings.zero is not None:
+            prepare(settings.device)  # what is missing is said before a model is loaded
+        load = partial(
+            load_model,
             settings.model,
             chat_template=settings.chat_template,
             dtype=getattr(torch, settings.dtype),
@@ -58,11 +62,11 @@ class Learner:
             device="cpu" if settings.parts_weights else settings.device,
         )
         self.policy = Policy(
-            lm,
+            load(),
             lora=settings.lora,
             seed=settings.seed,
             share_prefix=settings.share_prefix,
-            anchor=settings.needs_anchor,
+            anchor=load() if settings.needs_anchor and settings.lora is None else None,
             checkpointing=settings.gradient_checkpointing,
         )
         self.critic: Critic | None = None

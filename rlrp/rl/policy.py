@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +24,8 @@ ADAPTER = "default"
 class Policy(Trained):
     """A model with a fresh LoRA adapter, or (``lora`` None) all of whose weights are trained.
 
-    The anchor is the same model with the adapter off, or (``anchor``) a second one that stays as it is.
+    The anchor is the same model with the adapter off, or (``anchor``) a second one that stays as it is. That one is
+    loaded, not copied: what comes from a file as it is shares its pages with all workers of a machine.
     """
 
     def __init__(
@@ -35,12 +35,12 @@ class Policy(Trained):
         lora: LoraSettings | None,
         seed: int = 0,
         share_prefix: bool = True,
-        anchor: bool = True,
+        anchor: LanguageModel | None = None,
         checkpointing: bool = False,
     ):
         self.share_prefix = share_prefix and use_shared_prefix(lm.model)
         self.tokenizer, self.lora = lm.tokenizer, lora
-        anchors = {"anchor": Trunk.with_head(_frozen(copy.deepcopy(lm.model)))} if anchor and lora is None else {}
+        anchors = {"anchor": Trunk.with_head(_frozen(anchor.model, self.share_prefix))} if anchor else {}
         self.model = lm.model.requires_grad_(True) if lora is None else add_lora(lm.model, lora, seed=seed)
         speed_up_frozen_linears(self.model)
         self.model.train()
@@ -96,7 +96,9 @@ class Policy(Trained):
             self.take(load_file(folder / "adapter_model.safetensors"), whole)
 
 
-def _frozen(model: Any) -> Any:
+def _frozen(model: Any, share_prefix: bool) -> Any:
+    if share_prefix:
+        use_shared_prefix(model)
     model.requires_grad_(False)
     speed_up_frozen_linears(model)
     return model

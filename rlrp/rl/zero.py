@@ -42,8 +42,7 @@ class ZeroEngine:
     """AdamW over the parameters of a policy or critic, spread by DeepSpeed. It takes their root over."""
 
     def __init__(self, trained: Trained, settings: ZeroSettings, team: Team, learning_rate: float, device: str):
-        prepare(device)
-        deepspeed = _deepspeed()
+        deepspeed = prepare(device)
         deepspeed.init_distributed(verbose=False)  # it takes the process group that the team has joined
         self.trained, self.settings, self.team = trained, settings, team
         self.parameters = trained.parameters
@@ -142,11 +141,16 @@ class ZeroEngine:
         self.step(1.0)
 
 
-def prepare(device: str) -> None:
-    """What DeepSpeed reads from the environment, where nobody said otherwise. Before anything imports it."""
+def prepare(device: str) -> Any:
+    """DeepSpeed, with what it reads from the environment where nobody said otherwise. Before anything else imports it.
+
+    Raises:
+        UserError: it is not installed.
+    """
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if device.startswith("cuda") else "cpu")
     os.environ.setdefault("LOCAL_RANK", "0")  # a worker sees its own GPU alone
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # DeepSpeed's calls
+    return _deepspeed()
 
 
 def deepspeed_config(settings: ZeroSettings, team: Team, *, bfloat16: bool) -> dict[str, Any]:

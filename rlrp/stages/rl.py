@@ -296,6 +296,7 @@ def _rollout_settings(config: Config, model: str, episodes: EpisodeSettings | No
         device=_device(config.cluster.rollout),
         threads=_threads(config.cluster.rollout),
         episodes=episodes,
+        repeatable=config.rl.staleness == 0,
         engine=config.rl.engine,
         vllm=VllmSettings(**config.rl.vllm.model_dump()),
     )

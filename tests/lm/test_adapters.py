@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from tiny_models import tiny_model
 
 from rlrp.errors import UserError
+from rlrp.files import read_json
 from rlrp.lm.adapters import AdapterState, LoraSettings, MergedAdapter, adapter_state, add_lora, checksum
 
 LORA = LoraSettings(r=4, alpha=12)
@@ -101,6 +103,12 @@ def test_names_shapes_and_types_change_the_checksum_and_order_does_not() -> None
 def test_a_seed_decides_the_fresh_adapter() -> None:
     first, again, other = (checksum(adapter_state(add_lora(tiny_model(), LORA, seed=seed))) for seed in (1, 1, 2))
     assert first == again != other
+
+
+def test_what_is_written_of_an_adapter_is_the_same_in_every_process(tmp_path: Path) -> None:
+    add_lora(tiny_model(), LORA, seed=0).save_pretrained(tmp_path)
+    targets = read_json(tmp_path / "adapter_config.json")["target_modules"]
+    assert len(targets) > 6 and targets == sorted(targets)
 
 
 @pytest.mark.parametrize("targets", ["nonesuch", ("nonesuch",)])

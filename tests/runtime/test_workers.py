@@ -20,6 +20,7 @@ from rlrp.runtime.users import UserModel
 from rlrp.runtime.workers import RewardWorker, RolloutSettings, RolloutWorker
 
 LORA = LoraSettings(r=2, alpha=6)
+SAMPLING = SamplingSettings(max_new_tokens=6, temperature=0.9)
 ASKED = (Message("user", "what time is it"),)
 
 
@@ -44,6 +45,20 @@ def test_a_worker_samples_from_the_weights_it_was_sent_last(tiny_folder: str) ->
         torch.testing.assert_close(sampled, scored, atol=1e-4, rtol=0)
         texts.append(tuple(c.ids for c in drawn))
     assert len(set(texts)) == 3
+
+
+def test_what_a_worker_sampled_before_changes_no_bit_where_that_is_asked(tiny_folder: str) -> None:
+    """Which of several actors meets which prompts is a matter of time, and strict mode promises the same bits."""
+    card = tuple(i % VOCABULARY for i in range(7, 700, 11))
+    earlier, asked = SampleRequest((*card, 3), (1, 2)), SampleRequest((*card, 5, 9, 14), (3, 4))
+    drawn = []
+    for repeatable, before in ((True, []), (True, [earlier]), (False, [earlier])):
+        worker = RolloutWorker(RolloutSettings(tiny_folder, lora=LORA, repeatable=repeatable))
+        worker.sample(before, SAMPLING)
+        drawn.append(worker.sample([asked], SAMPLING))
+    fresh, after, otherwise = drawn
+    assert after == fresh
+    assert otherwise != fresh, "what was met before changes no bit anyway: this test shows nothing"
 
 
 @pytest.mark.parametrize("share_prefix", [True, False])

@@ -25,6 +25,10 @@ class Engine(Protocol):
         with that adapter, bit for bit as it was merged, and another one if not."""
         ...
 
+    def forget(self) -> None:
+        """Use nothing again that was computed for earlier calls: which prompts came before shows in the last bits."""
+        ...
+
     def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[list[Completion]]:
         """Completions for every request, in order, one per seed.
 

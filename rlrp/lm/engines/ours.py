@@ -24,8 +24,11 @@ class OurEngine:
         self.chat, self.context = lm.chat, lm.context
 
     def load(self, state: AdapterState) -> str:
-        self.sampler.forget()
+        self.forget()
         return self.adapter.load(state) if is_lora(state) else take(self.sampler.lm.model, state)
+
+    def forget(self) -> None:
+        self.sampler.forget()
 
     def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[list[Completion]]:
         return self.sampler.sample(requests, settings)

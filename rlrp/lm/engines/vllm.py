@@ -49,9 +49,12 @@ class VllmEngine:
             file = str(Path(folder) / "sent.safetensors")
             save_file(state, file)
             held = self.llm.collective_rpc("rlrp_load", args=(file, self.folder, self.scaling))
-        if not self.llm.reset_prefix_cache():
-            raise RuntimeError("vLLM kept the keys and values of the weights before")
+        self.forget()
         return "/".join(sorted(set(held)))
+
+    def forget(self) -> None:
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("vLLM kept the keys and values of earlier prompts")
 
     def sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[list[Completion]]:
         """Every completion is a request of its own with its own seed; the cache makes their prompt one."""
