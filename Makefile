@@ -24,9 +24,9 @@ test-slow: $(STAMP)
 test-vllm: $(VLLM_STAMP)
 	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/with_vllm
 
-# Real deaths of workers, nodes and drivers of real runs; about 20 minutes on two cores. RLRP_FAULTS_SEED=1 has others.
-test-faults: $(STAMP)
-	$(BIN)/python -m pytest -m faults -s tests/faults
+# Real deaths of workers, nodes and drivers of real runs, two at a time, each on one core; RLRP_FAULTS_SEED=1 has others.
+test-faults: $(ZERO_STAMP)
+	$(BIN)/python -m pytest -m faults -n 2 --dist loadfile tests/faults
 
 # Against transformers, TRL and (RLRP_VLLM_PYTHON) vLLM; about an hour on two cores. BENCH="--only rollout_vs_generate"
 bench: $(STAMP)

@@ -63,7 +63,7 @@ def line(row: Row, steps: int) -> str:
 
 
 def step_seconds(row: Row) -> float:
-    """What a step took: its own total where it is logged, else the sum of its phases."""
+    """What a step took: its phases overlap, and have a total; before anything logged one, they are summed."""
     phases = named(row, "seconds/")
     return phases.get("step", sum(phases.values()))
 

@@ -33,7 +33,7 @@ METRICS = (
     Metric("reply_tokens", "rlrp_reply_tokens", "mean length of a reply, tokens"),
     Metric("equal_groups", "rlrp_equal_groups", "share of groups whose rewards were all equal"),
     Metric("tokens_per_second/", "rlrp_tokens_per_second", "tokens a second, by pool", "pool"),
-    Metric("seconds/", "rlrp_seconds", "seconds of a step, by phase", "phase"),
+    Metric("seconds/", "rlrp_seconds", "seconds of a step as a whole (step) and of its phases, which overlap", "phase"),
     Metric("queue/", "rlrp_queue", "groups that wait or are in work, by state", "state"),
     Metric("restarts/", "rlrp_restarts", "actors started again since the run began, by pool", "pool"),
     Metric("staleness", "rlrp_staleness", "mean age of the samples, in steps of the policy"),

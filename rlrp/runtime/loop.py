@@ -81,16 +81,17 @@ def train(
     source.publish(start, *learner.weights())
     for step in range(start, settings.steps):
         clock = _Clock()
-        batch = source.take(step)
-        set_advantages(batch.groups, settings.credit)
-        with clock("learn"):
-            report = source.meanwhile(learner.begin([group.training() for group in batch.groups]))
-            for group, kl in zip(batch.groups, report.kl, strict=True):
-                group.kl = kl
-            for group, advantages in zip(batch.groups, report.advantages, strict=False):
-                group.advantages = advantages
-        with clock("sync"):
-            source.publish(step + 1, *learner.weights())
+        with clock("step"):
+            batch = source.take(step)
+            set_advantages(batch.groups, settings.credit)
+            with clock("learn"):
+                report = source.meanwhile(learner.begin([group.training() for group in batch.groups]))
+                for group, kl in zip(batch.groups, report.kl, strict=True):
+                    group.kl = kl
+                for group, advantages in zip(batch.groups, report.advantages, strict=False):
+                    group.advantages = advantages
+            with clock("sync"):
+                source.publish(step + 1, *learner.weights())
         log.write(step, batch, report, batch.seconds | clock.seconds)
         check_agreement(step, batch, report, settings.max_logp_gap)
         if not report.metrics.get("skipped_in_a_row") or step + 1 == settings.steps:

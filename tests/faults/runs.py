@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
@@ -226,8 +227,9 @@ def kill_driver(run: Run, moments: int) -> list[int]:
 
 
 def _step_seconds(run: Run) -> float:
-    last = run.metrics()[-1] if run.steps else {}
-    return sum(value for name, value in last.items() if name.startswith("seconds/")) or 3.0
+    """What a step takes in which nothing has befallen the run, as far as there was one."""
+    rows = run.metrics() if run.steps else []
+    return median(row["seconds/step"] for row in rows) if rows else 3.0
 
 
 def final_state(run: Run) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def test_a_run_outlives_a_node_with_its_actors(
 ) -> None:
     model = smollm2 if real else tiny
     # The adapter is large enough for weights to lie on the learner's node alone, and so to be lost with it.
-    settings = ("rl.steps=12", "rl.checkpoint_every=2", *(() if real else ("rl.lora.r=512",)))
+    steps = 8 if real else 12
+    settings = (f"rl.steps={steps}", "rl.checkpoint_every=2", *(() if real else ("rl.lora.r=512",)))
     node: dict[str, Any] = {**NODE, "resources": {"spot": 4}}
     del node["include_dashboard"]
     spot = cluster.add_node(**node)
@@ -62,7 +63,7 @@ def test_a_run_outlives_a_node_with_its_actors(
     time.sleep(2)
     cluster.add_node(**node)
     run.end()
-    check_whole(run, 12)
+    check_whole(run, steps)
     for role in pinned:
         assert deaths(run, role)
     whole = undisturbed(model, *settings)

@@ -96,7 +96,8 @@ def test_what_was_judged_reaches_the_learner() -> None:
     step, batch, seconds = house.logged[0]
     assert step == 0
     assert batch.groups[0].kl == [0.25] * 4
-    assert set(seconds) == {"sample", "learn", "sync"}
+    assert set(seconds) == {"sample", "step", "learn", "sync"}
+    assert seconds["step"] >= seconds["learn"] + seconds["sync"]
 
 
 def test_advantages_that_the_learner_made_are_those_that_are_logged() -> None:
