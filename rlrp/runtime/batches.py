@@ -86,6 +86,10 @@ class Batches:
         self.version = version
         self.rollouts.publish(version, weights, checksum)
 
+    def start_next(self) -> None:
+        """Have the next step's draws on their way; those of a strict step have waited for its policy."""
+        self._fill(self.version, self.settings.prompts)
+
     def take(self, step: int) -> Batch:
         """The next batch, sampled and judged."""
         started, wanted = time.perf_counter(), self.settings.prompts

@@ -44,6 +44,7 @@ class Source(Protocol):
     """Where judged groups come from (``runtime.batches``), and who gets the policy that they are sampled from."""
 
     def publish(self, version: int, weights: Any, checksum: str) -> None: ...
+    def start_next(self) -> None: ...
     def take(self, step: int) -> Batch: ...
     def meanwhile(self, pending: Pending) -> StepReport: ...
 
@@ -92,6 +93,8 @@ def train(
                     group.advantages = advantages
             with clock("sync"):
                 source.publish(step + 1, *learner.weights())
+        if step + 1 < settings.steps:
+            source.start_next()  # the next batch is sampled while this one is written down
         log.write(step, batch, report, batch.seconds | clock.seconds)
         check_agreement(step, batch, report, settings.max_logp_gap)
         if not report.metrics.get("skipped_in_a_row") or step + 1 == settings.steps:

@@ -36,6 +36,9 @@ class House:
         train(self.settings, self, self, self, self.checkpoint, start)
         return self
 
+    def start_next(self) -> None:
+        self.events.append("next")
+
     def publish(self, version: int, weights: Any, checksum: str) -> None:
         assert weights == f"weights {version}" and checksum == f"sum {version}"
         self.events.append(f"publish {version}")
@@ -71,8 +74,8 @@ class House:
 def test_the_order_of_a_run() -> None:
     assert House().run().events == [
         *("publish 0",),
-        *("take 0", "step", "publish 1", "log 0", "checkpoint 1"),
-        *("take 1", "step", "publish 2", "log 1", "checkpoint 2"),
+        *("take 0", "step", "publish 1", "next", "log 0", "checkpoint 1"),
+        *("take 1", "step", "publish 2", "next", "log 1", "checkpoint 2"),
         *("take 2", "step", "publish 3", "log 2", "checkpoint 3"),
     ]
 
