@@ -25,6 +25,9 @@ BUCKETS = 1 << 13
 MAX_TOKENS = 192
 """Of a text, in the encoder's tokens. A card's first paragraph and a reply of role-play length fit."""
 
+PADDING = 16
+"""Texts are padded to a multiple of so many tokens."""
+
 
 class Encoder(Protocol):
     """Texts to unit vectors.
@@ -75,15 +78,32 @@ class SentenceEncoder:
                 self._known.move_to_end(text)
                 found[text] = self._known[text]
         missing = [text for text in dict.fromkeys(texts) if text not in found]
-        if missing:
+        for padded, alike in self._by_padding(missing).items():
+            # The last bits depend on the padding: one that depends on the text alone, not on its company, gives the
+            # same in an actor that was started again and has forgotten all texts.
             vectors = self._model.encode(
-                missing, batch_size=32, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True
+                alike,
+                batch_size=32,
+                normalize_embeddings=True,
+                show_progress_bar=False,
+                convert_to_numpy=True,
+                processing_kwargs={"text": {"padding": "max_length", "max_length": padded, "truncation": True}},
             )
-            for text, vector in zip(missing, np.nan_to_num(vectors.astype(np.float32)), strict=True):
+            for text, vector in zip(alike, np.nan_to_num(vectors.astype(np.float32)), strict=True):
                 found[text] = self._known[text] = vector
-            while len(self._known) > self._remember:
-                self._known.popitem(last=False)
+        while len(self._known) > self._remember:
+            self._known.popitem(last=False)
         return np.stack([found[text] for text in texts]) if texts else np.zeros((0, self.dimension), np.float32)
+
+    def _by_padding(self, texts: Sequence[str]) -> dict[int, list[str]]:
+        """The texts by the length that they are padded to, in tokens."""
+        most = self._model.max_seq_length or MAX_TOKENS
+        alike: dict[int, list[str]] = {}
+        if texts:
+            lengths = self._model.preprocess(list(texts))["attention_mask"].sum(dim=1).tolist()
+            for text, length in zip(texts, lengths, strict=True):
+                alike.setdefault(min(most, -(-length // PADDING) * PADDING), []).append(text)
+        return alike
 
 
 @lru_cache(maxsize=2)
@@ -157,7 +177,7 @@ def ngram_dimension(spec: str) -> int | None:
 
 def _load(path: str, spec: str, device: str) -> Any:
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -11,9 +11,10 @@ from ray.exceptions import ObjectLostError
 from rlrp.errors import RunStopped
 from rlrp.protocols import Reward
 from rlrp.runtime.actors import Placement, cause_of
+from rlrp.runtime.judges import RewardWorker
 from rlrp.runtime.learners import LearnerLost
 from rlrp.runtime.pool import Faults, Pool, Slot, Task
-from rlrp.runtime.workers import RewardWorker, RolloutSettings, RolloutWorker
+from rlrp.runtime.workers import RolloutSettings, RolloutWorker
 
 
 class SyncFailed(RunStopped):

@@ -1,19 +1,17 @@
-"""The workers as plain classes: they run in a test without Ray, and Ray wraps them in ``cluster``."""
+"""The rollout worker as a plain class: it runs in a test without Ray, and Ray wraps it in ``pool``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from rlrp.dialogue.types import Sample
 from rlrp.lm.adapters import AdapterState
 from rlrp.lm.engines import Engine, make_engine
 from rlrp.lm.engines.ours import load_sampler
 from rlrp.lm.engines.settings import EngineSettings
 from rlrp.lm.sampling import Completion, Sampler, SampleRequest, SamplingSettings
-from rlrp.protocols import Judgement, Reward
 from rlrp.runtime.episodes import Episodes, EpisodeSettings
 from rlrp.runtime.users import ModelUser, Samples, Script, ScriptedUser, User, UserModel
 
@@ -59,15 +57,3 @@ class RolloutWorker:
         sampler = load_sampler(replace(settings, model=user.model, chat_template=user.chat_template))
         self.remembers.append(sampler)
         return ModelUser(user, sampler, sampler.lm.chat, sampler.lm.context)
-
-
-class RewardWorker:
-    """Holds the composite reward and judges groups."""
-
-    def __init__(self, build: Callable[[], Reward], threads: int | None = None):
-        if threads:
-            torch.set_num_threads(threads)
-        self.reward = build()
-
-    def judge(self, groups: Sequence[Sequence[Sample]]) -> list[list[Judgement]]:
-        return self.reward.judge(groups)

@@ -25,7 +25,7 @@ def test_a_driver_killed_again_and_again_changes_no_bit(
 ) -> None:
     """Under a reward that remembers all it saw, with dropout, a rising learning rate and an adaptive KL coefficient."""
     # A try may get two steps further before it is killed, and the last must have something left to do.
-    steps = 3 * moments
+    steps = 2 * moments + 2
     settings = (f"rl.steps={steps}", *algorithm)
     run = make_run(*settings, model=smollm2)
     left = kill_driver(run, moments)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from tiny_models import VOCABULARY
@@ -16,9 +20,11 @@ from rlrp.lm.scoring import TokenGroup, token_logprobs
 from rlrp.lm.self_check import use_shared_prefix
 from rlrp.protocols import Judgement
 from rlrp.runtime.episodes import Episodes, EpisodeSettings
+from rlrp.runtime.judges import RewardWorker
 from rlrp.runtime.users import UserModel
-from rlrp.runtime.workers import RewardWorker, RolloutSettings, RolloutWorker
+from rlrp.runtime.workers import RolloutSettings, RolloutWorker
 
+ROOT = Path(__file__).parents[2]
 LORA = LoraSettings(r=2, alpha=6)
 SAMPLING = SamplingSettings(max_new_tokens=6, temperature=0.9)
 ASKED = (Message("user", "what time is it"),)
@@ -93,6 +99,20 @@ def test_a_worker_plays_episodes_with_a_user_model_beside_the_policy(tiny_folder
         assert all(len(c.turns) == 2 and c.spoken_tokens == 2 for c in drawn)
         said.append(tuple(c.ids for c in drawn))
     assert said[0] != said[1]
+
+
+def test_a_reward_actor_of_rules_alone_does_without_torch() -> None:
+    """Each of many would take half a gigabyte and seconds to start."""
+    program = """
+import sys
+from functools import partial
+from reward.config import load_reward
+from rlrp.runtime.judges import RewardWorker
+RewardWorker(partial(load_reward, "experiments/rewards/rules.yaml"), 2)
+print(sorted({"torch", "transformers"} & set(sys.modules)))
+"""
+    told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert told.stdout.split("\n")[-2] == "[]"
 
 
 def test_a_reward_worker_builds_its_reward_itself() -> None:
