@@ -46,8 +46,13 @@ SMALL = (
     "cluster.rollout.threads=1",
     "cluster.reward.threads=1",
     "cluster.learner.threads=1",
+    f"data.cards={HERE / 'data' / 'cards'}",
+    f"data.dialogues={HERE / 'data' / 'dialogues.jsonl'}",
+    "data.contrasts=null",
+    "data.held_out=0",
 )
-"""Small steps in which all that a checkpoint has to hold changes: schedule, dropout's numbers, the KL coefficient."""
+"""Small steps in which all that a checkpoint has to hold changes: schedule, dropout's numbers, the KL coefficient. The
+cards are a quarter of the shipped ones' length, and so are the steps."""
 
 MANY = ("rl.steps=12",)
 """Steps of a third of a second: enough for something to befall the run in the middle."""

@@ -13,9 +13,9 @@ pytestmark = pytest.mark.faults
 
 # Ten moments in all.
 CASES = [
-    pytest.param(("rl.algorithm=grpo",), 5, id="grpo"),
+    pytest.param(("rl.algorithm=grpo",), 6, id="grpo"),
     # The critic: its adapter, value head and optimizer are part of the checkpoint.
-    pytest.param(("rl.algorithm=ppo",), 5, id="ppo"),
+    pytest.param(("rl.algorithm=ppo",), 4, id="ppo"),
 ]
 
 
