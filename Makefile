@@ -26,7 +26,7 @@ test-vllm: $(VLLM_STAMP)
 
 # Real deaths of workers, nodes and drivers of real runs, two at a time, each on one core; RLRP_FAULTS_SEED=1 has others.
 test-faults: $(ZERO_STAMP)
-	$(BIN)/python -m pytest -m faults -n 2 --dist loadfile tests/faults
+	$(BIN)/python -m pytest -m faults -n 2 --dist loadfile --no-loadscope-reorder tests/faults
 
 # Against transformers, TRL and (RLRP_VLLM_PYTHON) vLLM; about an hour on two cores. BENCH="--only rollout_vs_generate"
 bench: $(STAMP)
